@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * A reader for metadata that may have been made by an enemy, see
+ * dm-clone-metadata-check.h.
+ *
+ * Blocks are read without a validator, so that the library's validators still
+ * get to see them when it reads them itself.
+ *
+ * What is accepted is what the library writes for a clone: a tree in which each
+ * block is referred to once, and counted once.  Counts of two and more are for
+ * snapshots; a clone has none.
+ */
+
+#define DM_MSG_PREFIX "clone metadata"
+
+#include <linux/bitops.h>
+#include <linux/device-mapper.h>
+#include <linux/mm.h>
+
+#include "dm-clone-disk-format.h"
+#include "dm-clone-metadata-check.h"
+
+/* The bitset of 2^31 regions is a tree of three levels. */
+#define MAX_DEPTH		4
+
+struct checker {
+	struct dm_block_manager *bm;
+	u64 nr_blocks;			/* that the space map speaks of */
+	u64 nr_allocated;		/* according to its bitmaps */
+	u64 bitmaps[MAX_BITMAPS];	/* where they are */
+	unsigned long *seen;		/* blocks that something refers to */
+	unsigned int leaf_depth;	/* of the tree at hand; 0: not known yet */
+
+	u32 nr_words;
+	u32 next_word;
+	dm_clone_word_fn fn;
+	void *context;
+};
+
+/*
+ * A tree whose values have a given size.  The keys of its leaves must ascend
+ * all the way: together with the bound of the depth this bounds the walk.
+ */
+struct tree {
+	u32 value_size;
+	u64 max_key;
+	int (*value)(struct checker *c, u64 key, const void *value);
+};
+
+static int damaged(u64 block, const char *what)
+{
+	DMERR("metadata block %llu: %s", (unsigned long long)block, what);
+	return -EILSEQ;
+}
+
+/*----------------------------------------------------------------*/
+
+static int read_block(struct checker *c, u64 b, u32 csum_xor,
+		      struct dm_block **block)
+{
+	__le32 *data;
+	int r;
+
+	if (b >= c->nr_blocks)
+		return damaged(b, "reference beyond the end of the metadata");
+
+	r = dm_bm_read_lock(c->bm, b, NULL, block);
+	if (r)
+		return r;
+
+	data = dm_block_data(*block);
+	if (dm_bm_checksum(data + 1, BLOCK_SIZE_BYTES - sizeof(*data), csum_xor) ==
+	    le32_to_cpu(*data))
+		return 0;
+
+	dm_bm_unlock(*block);
+	return damaged(b, "wrong checksum");
+}
+
+/* 0, 1, 2 references, or 3 for more; the higher bit comes first. */
+static unsigned int count_of(const struct disk_bitmap *d, unsigned int i)
+{
+	unsigned int bits = d->counts[i / 4] >> (2 * (i % 4));
+
+	return (bits & 1) << 1 | (bits & 2) >> 1;
+}
+
+/* Is @b in use, once, according to the space map? */
+static int check_allocated(struct checker *c, u64 b)
+{
+	u64 bitmap = c->bitmaps[b / COUNTS_PER_BITMAP];
+	struct dm_block *block;
+	unsigned int count;
+	int r;
+
+	r = read_block(c, bitmap, BITMAP_CSUM_XOR, &block);
+	if (r)
+		return r;
+
+	count = count_of(dm_block_data(block), b % COUNTS_PER_BITMAP);
+	dm_bm_unlock(block);
+
+	return count == 1 ? 0 : damaged(b, "in use, but not so in the space map");
+}
+
+/* Something refers to @b.  Nothing else may. */
+static int note_reference(struct checker *c, u64 b)
+{
+	if (b >= c->nr_blocks)
+		return damaged(b, "reference beyond the end of the metadata");
+
+	if (__test_and_set_bit(b, c->seen))
+		return damaged(b, "more than one reference");
+
+	return check_allocated(c, b);
+}
+
+/*----------------------------------------------------------------*/
+
+static int check_node_header(u64 b, const struct disk_node *n,
+			     const struct tree *tree, bool is_root)
+{
+	bool leaf = le32_to_cpu(n->flags) == NODE_LEAF;
+	u32 nr = le32_to_cpu(n->nr_entries);
+	u32 max = le32_to_cpu(n->max_entries);
+	u32 size = le32_to_cpu(n->value_size);
+
+	if (le64_to_cpu(n->blocknr) != b)
+		return damaged(b, "tree node with the address of another");
+	if (!leaf && le32_to_cpu(n->flags) != NODE_INTERNAL)
+		return damaged(b, "tree node of an unknown kind");
+	if (size != (leaf ? tree->value_size : sizeof(__le64)))
+		return damaged(b, "tree node with values of a wrong size");
+	/* The library wants to split and merge them by thirds. */
+	if (max != (BLOCK_SIZE_BYTES - sizeof(*n)) / (sizeof(__le64) + size) / 3 * 3 ||
+	    nr > max)
+		return damaged(b, "tree node with a wrong number of entries");
+	if (!nr && !(leaf && is_root))
+		return damaged(b, "tree node without entries");
+
+	return 0;
+}
+
+static int check_leaf_depth(struct checker *c, u64 b, unsigned int depth)
+{
+	if (!c->leaf_depth)
+		c->leaf_depth = depth + 1;
+
+	return c->leaf_depth == depth + 1 ? 0 : damaged(b, "tree is not balanced");
+}
+
+/* The subtree at @b holds keys in [@begin, @end), and no others. */
+static int check_subtree(struct checker *c, const struct tree *tree, u64 b,
+			 unsigned int depth, u64 begin, u64 end)
+{
+	struct dm_block *block;
+	struct disk_node *n;
+	const void *values;
+	u32 i, nr;
+	bool leaf;
+	int r;
+
+	if (depth == MAX_DEPTH)
+		return damaged(b, "tree is too deep");
+
+	r = note_reference(c, b);
+	if (r)
+		return r;
+
+	r = read_block(c, b, NODE_CSUM_XOR, &block);
+	if (r)
+		return r;
+
+	n = dm_block_data(block);
+	r = check_node_header(b, n, tree, !depth);
+	if (r)
+		goto out;
+
+	leaf = le32_to_cpu(n->flags) == NODE_LEAF;
+	r = leaf ? check_leaf_depth(c, b, depth) : 0;
+	if (r)
+		goto out;
+
+	nr = le32_to_cpu(n->nr_entries);
+	values = &n->keys[le32_to_cpu(n->max_entries)];
+
+	for (i = 0; i < nr; i++) {
+		u64 key = le64_to_cpu(n->keys[i]);
+		u64 next = i + 1 < nr ? le64_to_cpu(n->keys[i + 1]) : end;
+		const void *value = values + i * le32_to_cpu(n->value_size);
+
+		if (key < begin || key >= next || next > end) {
+			r = damaged(b, "tree node with keys out of order");
+			goto out;
+		}
+
+		if (leaf)
+			r = tree->value(c, key, value);
+		else
+			r = check_subtree(c, tree, le64_to_cpup(value), depth + 1,
+					  key, next);
+		if (r)
+			goto out;
+		cond_resched();
+	}
+out:
+	dm_bm_unlock(block);
+	return r;
+}
+
+static int check_tree(struct checker *c, const struct tree *tree, u64 root)
+{
+	c->leaf_depth = 0;
+
+	return check_subtree(c, tree, root, 0, 0, tree->max_key + 1);
+}
+
+/*----------------------------------------------------------------*/
+
+static int check_ref_count(struct checker *c, u64 key, const void *value)
+{
+	return damaged(key, "counted more than twice");
+}
+
+static int check_space_map_index(struct checker *c, u64 root)
+{
+	u64 i, nr = DIV_ROUND_UP_ULL(c->nr_blocks, COUNTS_PER_BITMAP);
+	struct dm_block *block;
+	struct disk_index *d;
+	int r;
+
+	r = read_block(c, root, INDEX_CSUM_XOR, &block);
+	if (r)
+		return r;
+
+	d = dm_block_data(block);
+	if (le64_to_cpu(d->blocknr) != root)
+		r = damaged(root, "space map index with the address of another");
+	for (i = 0; i < nr; i++)
+		c->bitmaps[i] = le64_to_cpu(d->entries[i].blocknr);
+	dm_bm_unlock(block);
+
+	return r;
+}
+
+/* The index has a summary of each bitmap, on which the allocator relies. */
+static int check_bitmap_summary(struct checker *c, u64 b, u64 first_block, u32 nr_free,
+				u32 none_free_before, const struct disk_bitmap *d)
+{
+	u32 i, nr_used = 0, first_free = COUNTS_PER_BITMAP;
+
+	for (i = 0; i < COUNTS_PER_BITMAP; i++) {
+		if (count_of(d, i) && first_block + i >= c->nr_blocks)
+			return damaged(b, "space map bitmap with blocks beyond the end in use");
+		if (count_of(d, i))
+			nr_used++;
+		else if (first_free == COUNTS_PER_BITMAP)
+			first_free = i;
+	}
+	c->nr_allocated += nr_used;
+
+	if (nr_free != COUNTS_PER_BITMAP - nr_used)
+		return damaged(b, "space map bitmap with a wrong number of free blocks");
+	if (none_free_before > first_free)
+		return damaged(b, "space map bitmap with a free block where none is expected");
+
+	return 0;
+}
+
+static int check_space_map_bitmap(struct checker *c, u64 root, unsigned int i)
+{
+	u32 nr_free, none_free_before;
+	struct dm_block *block;
+	struct disk_index *index;
+	struct disk_bitmap *d;
+	u64 b = c->bitmaps[i];
+	int r;
+
+	r = read_block(c, root, INDEX_CSUM_XOR, &block);
+	if (r)
+		return r;
+	index = dm_block_data(block);
+	nr_free = le32_to_cpu(index->entries[i].nr_free);
+	none_free_before = le32_to_cpu(index->entries[i].none_free_before);
+	dm_bm_unlock(block);
+
+	r = read_block(c, b, BITMAP_CSUM_XOR, &block);
+	if (r)
+		return r;
+	d = dm_block_data(block);
+	if (le64_to_cpu(d->blocknr) != b)
+		r = damaged(b, "space map bitmap with the address of another");
+	else
+		r = check_bitmap_summary(c, b, (u64)i * COUNTS_PER_BITMAP, nr_free,
+					 none_free_before, d);
+	dm_bm_unlock(block);
+
+	return r ?: note_reference(c, b);
+}
+
+/* The root is sane: its numbers are safe to be used as bounds from here on. */
+static int check_space_map_root(struct checker *c, const struct disk_space_map *root,
+				u64 nr_dev_blocks)
+{
+	u64 nr_blocks = le64_to_cpu(root->nr_blocks);
+
+	if (nr_blocks > DM_SM_METADATA_MAX_BLOCKS || !nr_blocks) {
+		DMERR("space map of %llu metadata blocks: cannot be",
+		      (unsigned long long)nr_blocks);
+		return -EILSEQ;
+	}
+
+	if (nr_blocks > nr_dev_blocks) {
+		DMERR("metadata device has %llu metadata blocks, its metadata speaks of %llu",
+		      (unsigned long long)nr_dev_blocks,
+		      (unsigned long long)nr_blocks);
+		return -EILSEQ;
+	}
+
+	c->nr_blocks = nr_blocks;
+	return 0;
+}
+
+static int check_space_map(struct checker *c, const struct disk_space_map *root)
+{
+	static const struct tree ref_counts = {
+		.value_size = sizeof(__le32),
+		.max_key = DM_SM_METADATA_MAX_BLOCKS,
+		.value = check_ref_count,
+	};
+	u64 i, nr = DIV_ROUND_UP_ULL(c->nr_blocks, COUNTS_PER_BITMAP);
+	u64 index = le64_to_cpu(root->bitmap_root);
+	int r;
+
+	r = check_space_map_index(c, index);
+	for (i = 0; !r && i < nr; i++)
+		r = check_space_map_bitmap(c, index, i);
+	if (r)
+		return r;
+
+	if (le64_to_cpu(root->nr_allocated) != c->nr_allocated) {
+		DMERR("space map says %llu blocks are in use, its bitmaps say %llu",
+		      (unsigned long long)le64_to_cpu(root->nr_allocated),
+		      (unsigned long long)c->nr_allocated);
+		return -EILSEQ;
+	}
+
+	/* Block 0 is the superblock; no other block may point there. */
+	r = note_reference(c, 0);
+	if (r)
+		return r;
+
+	r = note_reference(c, index);
+	if (r)
+		return r;
+
+	return check_tree(c, &ref_counts, le64_to_cpu(root->ref_count_root));
+}
+
+/*----------------------------------------------------------------*/
+
+static int check_array_header(struct checker *c, u64 b, u64 key,
+			      const struct disk_array *d)
+{
+	u32 nr = min_t(u32, WORDS_PER_ARRAY, c->nr_words - c->next_word);
+
+	if (le64_to_cpu(d->blocknr) != b)
+		return damaged(b, "part of the bitset with the address of another");
+	if (le32_to_cpu(d->value_size) != sizeof(__le64) ||
+	    le32_to_cpu(d->max_entries) != WORDS_PER_ARRAY)
+		return damaged(b, "part of the bitset with a wrong layout");
+	if (key * WORDS_PER_ARRAY != c->next_word ||
+	    le32_to_cpu(d->nr_entries) != nr)
+		return damaged(b, "part of the bitset with a wrong length");
+
+	return 0;
+}
+
+static int check_array_block(struct checker *c, u64 key, const void *value)
+{
+	u64 b = le64_to_cpup(value);
+	struct dm_block *block;
+	struct disk_array *d;
+	u32 i;
+	int r;
+
+	r = note_reference(c, b);
+	if (r)
+		return r;
+
+	r = read_block(c, b, ARRAY_CSUM_XOR, &block);
+	if (r)
+		return r;
+
+	d = dm_block_data(block);
+	r = check_array_header(c, b, key, d);
+	if (!r)
+		for (i = 0; i < le32_to_cpu(d->nr_entries); i++)
+			c->fn(c->context, c->next_word++, le64_to_cpu(d->words[i]));
+	dm_bm_unlock(block);
+
+	return r;
+}
+
+static int check_bitset(struct checker *c, u64 root)
+{
+	struct tree arrays = {
+		.value_size = sizeof(__le64),
+		.max_key = (c->nr_words - 1) / WORDS_PER_ARRAY,
+		.value = check_array_block,
+	};
+	int r;
+
+	r = check_tree(c, &arrays, root);
+	if (r)
+		return r;
+
+	if (c->next_word != c->nr_words)
+		return damaged(root, "bitset is shorter than the device");
+
+	return 0;
+}
+
+int dm_clone_check_metadata(struct dm_block_manager *bm, u64 nr_dev_blocks,
+			    const void *sm_root, u64 bitset_root, u32 nr_words,
+			    dm_clone_word_fn fn, void *context)
+{
+	struct disk_space_map root;
+	struct checker *c;
+	int r;
+
+	c = kvzalloc(sizeof(*c), GFP_KERNEL);
+	if (!c)
+		return -ENOMEM;
+
+	c->bm = bm;
+	c->nr_words = nr_words;
+	c->fn = fn;
+	c->context = context;
+
+	memcpy(&root, sm_root, sizeof(root));
+	r = check_space_map_root(c, &root, nr_dev_blocks);
+	if (r)
+		goto out;
+
+	c->seen = kvcalloc(BITS_TO_LONGS(c->nr_blocks), sizeof(long), GFP_KERNEL);
+	if (!c->seen) {
+		r = -ENOMEM;
+		goto out;
+	}
+
+	r = check_space_map(c, &root);
+	if (!r)
+		r = check_bitset(c, bitset_root);
+out:
+	kvfree(c->seen);
+	kvfree(c);
+	return r;
+}
