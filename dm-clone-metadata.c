@@ -1,0 +1,1169 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The metadata of a clone, see dm-clone-metadata.h.
+ *
+ * This file owns the disk format and the region bitmap.  It knows nothing of
+ * bios, and nothing but this file and dm-clone-metadata-check.c reads or
+ * writes the metadata device.
+ */
+
+#define DM_MSG_PREFIX "clone metadata"
+
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
+#include <linux/device-mapper.h>
+#include <linux/mm.h>
+#include <linux/rcupdate.h>
+#include <linux/rwsem.h>
+#include <linux/sched/mm.h>
+#include <linux/seqlock.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+
+#include "persistent-data/dm-bitset.h"
+#include "persistent-data/dm-space-map.h"
+#include "persistent-data/dm-space-map-metadata.h"
+#include "persistent-data/dm-transaction-manager.h"
+#include "dm-clone-compat.h"
+#include "dm-clone-disk-format.h"
+#include "dm-clone-metadata.h"
+#include "dm-clone-metadata-check.h"
+
+/*
+ * Most blocks that one thread holds locked at once: a path down a tree twice
+ * (the old one and its shadow), and one of the space map.
+ */
+#define MAX_CONCURRENT_LOCKS	6
+
+/* A metadata device larger than this (16 GiB) earns a warning. */
+#define LARGE_METADATA_SECTORS	(16ULL << (30 - SECTOR_SHIFT))
+
+/*
+ *---------------------------------------------------------------
+ * In-core structures
+ *---------------------------------------------------------------
+ */
+
+/*
+ * The region bitmap, and what of it is not on the disk.
+ *
+ * Dirtiness is kept a word of 64 regions, which is the unit the disk is written
+ * in; the summary has a bit for BITS_PER_LONG such words, so that a commit
+ * finds a few changes among 2^31 regions without a long search.  All in all
+ * 65.02 bits for 64 regions.
+ *
+ * Bits are set, marked and counted under a seqlock, so that whoever takes it
+ * sees all or nothing of a change.  Bits are tested without any lock.
+ */
+struct region_map {
+	unsigned long *bits;
+	unsigned long *dirty;
+	unsigned long *summary;
+};
+
+struct dm_clone_metadata {
+	struct block_device *bdev;
+
+	sector_t target_size;
+	sector_t region_size;
+	unsigned long nr_regions;
+	u32 nr_words;			/* of 64 regions */
+
+	/* Any context, irqs off, innermost.  Protects the next three. */
+	seqlock_t map_lock;
+	/* NULL: all regions are hydrated, and that is committed. */
+	struct region_map __rcu *map;
+	unsigned long nr_hydrated;	/* read without the lock too */
+	bool changed;			/* something in the map is marked dirty */
+
+	/*
+	 * Odd from pre_commit until the end of commit, or of an abort that
+	 * has put things right: words have been taken off their dirty marks
+	 * and are not durable yet.  Changed under the lock.
+	 */
+	unsigned int commit_seq;
+
+	/* Statistics as of the last commit. */
+	u64 nr_metadata_blocks;
+	u64 nr_free_metadata_blocks;
+
+	/*
+	 * Protects everything below, and that there's one transaction at a
+	 * time.  Held over I/O to the metadata device.
+	 */
+	struct rw_semaphore lock;
+	struct dm_block_manager *bm;
+	struct dm_transaction_manager *tm;	/* NULL: unusable, see abort */
+	struct dm_space_map *sm;
+	struct dm_btree_info arrays_info;	/* the tree of array blocks */
+	dm_block_t bitset_root;
+	bool read_only;
+	bool is_new;		/* constant once it's open */
+	bool in_doubt;		/* a commit may or may not have become durable */
+	bool has_more;		/* the transaction could not take all changes */
+};
+
+/*
+ *---------------------------------------------------------------
+ * The region map
+ *---------------------------------------------------------------
+ */
+
+#define LONGS_PER_WORD	(64 / BITS_PER_LONG)
+
+static void free_map(struct region_map *map)
+{
+	if (!map)
+		return;
+
+	kvfree(map->summary);
+	kvfree(map->dirty);
+	kvfree(map->bits);
+	kfree(map);
+}
+
+static struct region_map *alloc_map(u32 nr_words)
+{
+	struct region_map *map = kzalloc(sizeof(*map), GFP_KERNEL);
+	unsigned long nr_dirty = BITS_TO_LONGS(nr_words);
+
+	if (!map)
+		return NULL;
+
+	map->bits = kvcalloc(nr_words, sizeof(u64), GFP_KERNEL);
+	map->dirty = kvcalloc(nr_dirty, sizeof(long), GFP_KERNEL);
+	map->summary = kvcalloc(BITS_TO_LONGS(nr_dirty), sizeof(long), GFP_KERNEL);
+	if (map->bits && map->dirty && map->summary)
+		return map;
+
+	free_map(map);
+	return NULL;
+}
+
+/* Word @index as it is on the disk. */
+static u64 map_word(const struct region_map *map, u32 index)
+{
+	const unsigned long *p = map->bits + index * LONGS_PER_WORD;
+	u64 word = READ_ONCE(p[0]);
+
+	if (LONGS_PER_WORD > 1)
+		word |= (u64)READ_ONCE(p[LONGS_PER_WORD - 1]) << 32;
+
+	return word;
+}
+
+/* Only before the map is in use. */
+static void set_map_word(struct region_map *map, u32 index, u64 word)
+{
+	unsigned long *p = map->bits + index * LONGS_PER_WORD;
+
+	p[0] = word;
+	if (LONGS_PER_WORD > 1)
+		p[LONGS_PER_WORD - 1] = word >> 32;
+}
+
+static void __mark_word_dirty(struct dm_clone_metadata *cmd,
+			      struct region_map *map, u32 index)
+{
+	lockdep_assert_held(&cmd->map_lock.lock);
+
+	__set_bit(index, map->dirty);
+	__set_bit(index / BITS_PER_LONG, map->summary);
+	cmd->changed = true;
+}
+
+/* Set the bits of @mask in long @i of the map. */
+static void __set_bits(struct dm_clone_metadata *cmd, struct region_map *map,
+		       unsigned long i, unsigned long mask)
+{
+	mask &= ~map->bits[i];
+	if (!mask)
+		return;
+
+	WRITE_ONCE(map->bits[i], map->bits[i] | mask);
+	__mark_word_dirty(cmd, map, i / LONGS_PER_WORD);
+	WRITE_ONCE(cmd->nr_hydrated, cmd->nr_hydrated + hweight_long(mask));
+}
+
+void dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
+				 unsigned long start, unsigned long nr)
+{
+	unsigned long i, first = BIT_WORD(start), last = BIT_WORD(start + nr - 1);
+	struct region_map *map;
+	unsigned long flags;
+
+	write_seqlock_irqsave(&cmd->map_lock, flags);
+	map = rcu_dereference_protected(cmd->map, true);
+
+	for (i = first; map && i <= last; i++) {
+		unsigned long mask = ~0UL;
+
+		if (i == first)
+			mask &= BITMAP_FIRST_WORD_MASK(start);
+		if (i == last)
+			mask &= BITMAP_LAST_WORD_MASK(start + nr);
+		__set_bits(cmd, map, i, mask);
+	}
+
+	write_sequnlock_irqrestore(&cmd->map_lock, flags);
+}
+
+bool dm_clone_is_region_hydrated(struct dm_clone_metadata *cmd,
+				 unsigned long region)
+{
+	struct region_map *map;
+	bool r;
+
+	rcu_read_lock();
+	map = rcu_dereference(cmd->map);
+	r = !map || test_bit(region, map->bits);
+	rcu_read_unlock();
+
+	return r;
+}
+
+bool dm_clone_is_range_hydrated(struct dm_clone_metadata *cmd,
+				unsigned long start, unsigned long nr)
+{
+	struct region_map *map;
+	bool r;
+
+	rcu_read_lock();
+	map = rcu_dereference(cmd->map);
+	r = !map || find_next_zero_bit(map->bits, start + nr, start) >= start + nr;
+	rcu_read_unlock();
+
+	return r;
+}
+
+bool dm_clone_find_run(struct dm_clone_metadata *cmd, unsigned long start,
+		       unsigned long end, unsigned long *run_end)
+{
+	struct region_map *map;
+	bool hydrated;
+
+	rcu_read_lock();
+	map = rcu_dereference(cmd->map);
+	hydrated = !map || test_bit(start, map->bits);
+	if (!map)
+		*run_end = end;
+	else if (hydrated)
+		*run_end = find_next_zero_bit(map->bits, end, start);
+	else
+		*run_end = find_next_bit(map->bits, end, start + 1);
+	rcu_read_unlock();
+
+	return hydrated;
+}
+
+bool dm_clone_is_range_unhydrated(struct dm_clone_metadata *cmd,
+				  unsigned long start, unsigned long nr)
+{
+	unsigned long end = start + nr, run_end;
+
+	return !dm_clone_find_run(cmd, start, end, &run_end) && run_end == end;
+}
+
+unsigned long dm_clone_find_next_unhydrated_region(struct dm_clone_metadata *cmd,
+						   unsigned long start)
+{
+	unsigned long r = cmd->nr_regions;
+	struct region_map *map;
+
+	rcu_read_lock();
+	map = rcu_dereference(cmd->map);
+	if (map)
+		r = find_next_zero_bit(map->bits, cmd->nr_regions, start);
+	rcu_read_unlock();
+
+	return r;
+}
+
+/* Of the long of the bitmap that @start is in, the bits of [start, end). */
+static unsigned int nr_unset_in_long(struct dm_clone_metadata *cmd,
+				     unsigned long start, unsigned long end)
+{
+	unsigned long mask = BITMAP_FIRST_WORD_MASK(start), bits = ~0UL;
+	struct region_map *map;
+
+	if (end < round_down(start, BITS_PER_LONG) + BITS_PER_LONG)
+		mask &= BITMAP_LAST_WORD_MASK(end);
+
+	rcu_read_lock();
+	map = rcu_dereference(cmd->map);
+	if (map)
+		bits = READ_ONCE(map->bits[BIT_WORD(start)]);
+	rcu_read_unlock();
+
+	return hweight_long(~bits & mask);
+}
+
+unsigned long dm_clone_nr_of_unhydrated(struct dm_clone_metadata *cmd,
+					unsigned long start, unsigned long nr)
+{
+	unsigned long end = start + nr, sum = 0;
+
+	while (start < end) {
+		sum += nr_unset_in_long(cmd, start, end);
+		start = round_down(start, BITS_PER_LONG) + BITS_PER_LONG;
+		if (!(start % SZ_1M))
+			cond_resched();
+	}
+
+	return sum;
+}
+
+bool dm_clone_is_range_committed(struct dm_clone_metadata *cmd,
+				 unsigned long start, unsigned long nr)
+{
+	unsigned long first = start / 64, end = (start + nr - 1) / 64 + 1;
+	unsigned int commit_seq, map_seq;
+	struct region_map *map;
+	bool clean;
+
+	/*
+	 * The caller has found the bits set: not so by somebody who has yet to
+	 * mark them?
+	 */
+	smp_rmb();
+	map_seq = raw_read_seqcount(&cmd->map_lock.seqcount);
+	commit_seq = READ_ONCE(cmd->commit_seq);
+	if ((map_seq & 1) || (commit_seq & 1))
+		return false;
+
+	smp_rmb();	/* pairs with __begin_commit() and __end_commit() */
+	rcu_read_lock();
+	map = rcu_dereference(cmd->map);
+	clean = !map || find_next_bit(map->dirty, end, first) >= end;
+	rcu_read_unlock();
+
+	/* The marks are clear: not because a commit has just taken them? */
+	smp_rmb();
+	return clean && READ_ONCE(cmd->commit_seq) == commit_seq &&
+	       !read_seqcount_retry(&cmd->map_lock.seqcount, map_seq);
+}
+
+bool dm_clone_changed_this_transaction(struct dm_clone_metadata *cmd)
+{
+	unsigned long flags;
+	bool r;
+
+	read_seqlock_excl_irqsave(&cmd->map_lock, flags);
+	r = cmd->changed || (READ_ONCE(cmd->commit_seq) & 1);
+	read_sequnlock_excl_irqrestore(&cmd->map_lock, flags);
+
+	return r;
+}
+
+bool dm_clone_is_hydration_done(struct dm_clone_metadata *cmd)
+{
+	return dm_clone_nr_of_hydrated_regions(cmd) == cmd->nr_regions;
+}
+
+unsigned long dm_clone_nr_of_hydrated_regions(struct dm_clone_metadata *cmd)
+{
+	return READ_ONCE(cmd->nr_hydrated);
+}
+
+u64 dm_clone_get_free_metadata_block_count(struct dm_clone_metadata *cmd)
+{
+	return READ_ONCE(cmd->nr_free_metadata_blocks);
+}
+
+u64 dm_clone_get_metadata_dev_size(struct dm_clone_metadata *cmd)
+{
+	return READ_ONCE(cmd->nr_metadata_blocks);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Superblock
+ *---------------------------------------------------------------
+ */
+
+static __le32 superblock_csum(struct dm_block *b, size_t block_size)
+{
+	struct superblock_disk *sb = dm_block_data(b);
+
+	return cpu_to_le32(dm_bm_checksum(&sb->flags,
+					  block_size - sizeof(sb->csum),
+					  SUPERBLOCK_CSUM_XOR));
+}
+
+static void sb_prepare_for_write(DM_CLONE_VALIDATOR *v, struct dm_block *b,
+				 size_t block_size)
+{
+	struct superblock_disk *sb = dm_block_data(b);
+
+	sb->blocknr = cpu_to_le64(dm_block_location(b));
+	sb->csum = superblock_csum(b, block_size);
+}
+
+/* The magic comes first: that something is no clone is the better news. */
+static int sb_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_size)
+{
+	struct superblock_disk *sb = dm_block_data(b);
+
+	if (le64_to_cpu(sb->magic) != SUPERBLOCK_MAGIC) {
+		DMERR("superblock: magic number is %llx, not %x: not the metadata of a clone",
+		      (unsigned long long)le64_to_cpu(sb->magic), SUPERBLOCK_MAGIC);
+		return -EILSEQ;
+	}
+
+	if (sb->csum != superblock_csum(b, block_size)) {
+		DMERR("superblock: checksum is %x, should be %x",
+		      le32_to_cpu(sb->csum),
+		      le32_to_cpu(superblock_csum(b, block_size)));
+		return -EILSEQ;
+	}
+
+	if (le64_to_cpu(sb->blocknr) != dm_block_location(b)) {
+		DMERR("superblock: says that it belongs to block %llu",
+		      (unsigned long long)le64_to_cpu(sb->blocknr));
+		return -EILSEQ;
+	}
+
+	return 0;
+}
+
+static DM_CLONE_VALIDATOR sb_validator = {
+	.name = "superblock",
+	.prepare_for_write = sb_prepare_for_write,
+	.check = sb_check,
+};
+
+static int superblock_is_all_zeroes(struct dm_block_manager *bm, bool *result)
+{
+	struct dm_block *b;
+	int r;
+
+	/* No validator: it'd reject what is yet to be formatted. */
+	r = dm_bm_read_lock(bm, SUPERBLOCK_LOCATION, NULL, &b);
+	if (r)
+		return r;
+
+	*result = !memchr_inv(dm_block_data(b), 0, BLOCK_SIZE_BYTES);
+	dm_bm_unlock(b);
+
+	return 0;
+}
+
+/* Does a valid superblock describe this clone? */
+static int check_superblock_matches(struct dm_clone_metadata *cmd,
+				    const struct superblock_disk *sb, char **error)
+{
+	u64 region_size = le64_to_cpu(sb->region_size);
+	u64 target_size = le64_to_cpu(sb->target_size);
+
+	if (le32_to_cpu(sb->version) != METADATA_VERSION) {
+		DMERR("%pg: version %u of the metadata is not supported, only %u is",
+		      cmd->bdev, le32_to_cpu(sb->version), METADATA_VERSION);
+		*error = "Unsupported version of the metadata";
+		return -EINVAL;
+	}
+
+	if (region_size != cmd->region_size) {
+		DMERR("%pg: metadata is for a region size of %llu sectors, not %llu",
+		      cmd->bdev, (unsigned long long)region_size,
+		      (unsigned long long)cmd->region_size);
+		*error = "Region size does not match the metadata";
+		return -EINVAL;
+	}
+
+	if (target_size != cmd->target_size) {
+		DMERR("%pg: metadata is for a target of %llu sectors, not %llu",
+		      cmd->bdev, (unsigned long long)target_size,
+		      (unsigned long long)cmd->target_size);
+		*error = "Target size does not match the metadata";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Low-level metadata handling: __foo() wants the lock held for writing, or
+ * that nobody else knows of @cmd yet.
+ *---------------------------------------------------------------
+ */
+
+static void __update_block_counts(struct dm_clone_metadata *cmd)
+{
+	dm_block_t nr;
+
+	if (!dm_sm_get_nr_blocks(cmd->sm, &nr))
+		WRITE_ONCE(cmd->nr_metadata_blocks, nr);
+	if (!dm_sm_get_nr_free(cmd->sm, &nr))
+		WRITE_ONCE(cmd->nr_free_metadata_blocks, nr);
+}
+
+/* Write blocks and superblock: the end of a transaction. */
+static int __commit_transaction(struct dm_clone_metadata *cmd)
+{
+	__u8 space_map_root[SPACE_MAP_ROOT_SIZE] = {};
+	struct superblock_disk *sb;
+	struct dm_block *b;
+	size_t len;
+	int r;
+
+	r = dm_tm_pre_commit(cmd->tm);
+	if (r)
+		return r;
+
+	/* All that can fail is done before the superblock is locked. */
+	r = dm_sm_root_size(cmd->sm, &len);
+	if (r)
+		return r;
+	r = dm_sm_copy_root(cmd->sm, space_map_root, len);
+	if (r)
+		return r;
+
+	/* What an extension of the format may have put there is outdated now. */
+	r = dm_bm_write_lock_zero(cmd->bm, SUPERBLOCK_LOCATION, &sb_validator, &b);
+	if (r)
+		return r;
+
+	sb = dm_block_data(b);
+	sb->magic = cpu_to_le64(SUPERBLOCK_MAGIC);
+	sb->version = cpu_to_le32(METADATA_VERSION);
+	memcpy(sb->metadata_space_map_root, space_map_root, SPACE_MAP_ROOT_SIZE);
+	sb->region_size = cpu_to_le64(cmd->region_size);
+	sb->target_size = cpu_to_le64(cmd->target_size);
+	sb->bitset_root = cpu_to_le64(cmd->bitset_root);
+
+	/* If this fails, what a crash leaves is known only after another one. */
+	cmd->in_doubt = true;
+	r = dm_tm_commit(cmd->tm, b);
+	if (!r) {
+		cmd->in_doubt = false;
+		__update_block_counts(cmd);
+	}
+
+	return r;
+}
+
+/* Forget the transaction and all that is cached of the disk. */
+static void __destroy_transaction(struct dm_clone_metadata *cmd)
+{
+	if (!cmd->tm)
+		return;
+
+	dm_sm_destroy(cmd->sm);
+	dm_tm_destroy(cmd->tm);
+	cmd->sm = NULL;
+	cmd->tm = NULL;
+}
+
+static u64 metadata_blocks_of(struct block_device *bdev)
+{
+	return bdev_nr_sectors(bdev) >> __ffs(DM_SM_METADATA_BLOCK_SIZE);
+}
+
+/* Read and check the superblock.  The copy is safe to be used. */
+static int __read_superblock(struct dm_clone_metadata *cmd,
+			     struct superblock_disk *sb, char **error)
+{
+	struct dm_block *b;
+	int r;
+
+	*error = "Metadata device holds no valid clone metadata";
+	r = dm_bm_read_lock(cmd->bm, SUPERBLOCK_LOCATION, &sb_validator, &b);
+	if (r) {
+		DMERR("%pg: failed to read the superblock: %d", cmd->bdev, r);
+		return r;
+	}
+
+	memcpy(sb, dm_block_data(b), sizeof(*sb));
+	dm_bm_unlock(b);
+
+	return check_superblock_matches(cmd, sb, error);
+}
+
+/* Begin a transaction on what the disk holds; @fn gets the bitset's words. */
+static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn,
+			      char **error)
+{
+	struct superblock_disk sb;
+	int r;
+
+	r = __read_superblock(cmd, &sb, error);
+	if (r)
+		return r;
+
+	*error = "Metadata is damaged";
+	r = dm_clone_check_metadata(cmd->bm, metadata_blocks_of(cmd->bdev),
+				    sb.metadata_space_map_root,
+				    le64_to_cpu(sb.bitset_root), cmd->nr_words,
+				    fn, cmd);
+	if (r) {
+		DMERR("%pg: failed to check the metadata: %d", cmd->bdev, r);
+		return r;
+	}
+
+	r = dm_tm_open_with_sm(cmd->bm, SUPERBLOCK_LOCATION,
+			       sb.metadata_space_map_root, SPACE_MAP_ROOT_SIZE,
+			       &cmd->tm, &cmd->sm);
+	if (r) {
+		DMERR("%pg: failed to open the transaction manager: %d",
+		      cmd->bdev, r);
+		cmd->tm = NULL;
+		return r;
+	}
+
+	cmd->arrays_info = (struct dm_btree_info) {
+		.tm = cmd->tm,
+		.levels = 1,
+		.value_type.size = sizeof(__le64),
+	};
+	cmd->bitset_root = le64_to_cpu(sb.bitset_root);
+	__update_block_counts(cmd);
+
+	return 0;
+}
+
+static struct region_map *__map(struct dm_clone_metadata *cmd)
+{
+	return rcu_dereference_protected(cmd->map, true);
+}
+
+/* The last word has bits that belong to no region: they're not ours. */
+static u64 word_mask(struct dm_clone_metadata *cmd, u32 index)
+{
+	unsigned int tail = cmd->nr_regions % 64;
+
+	return index == cmd->nr_words - 1 && tail ? (1ULL << tail) - 1 : ~0ULL;
+}
+
+static void load_word(void *context, u32 index, u64 word)
+{
+	struct dm_clone_metadata *cmd = context;
+
+	word &= word_mask(cmd, index);
+	set_map_word(__map(cmd), index, word);
+	cmd->nr_hydrated += hweight64(word);
+}
+
+/* What the disk doesn't have goes there with the next transaction. */
+static void compare_word(void *context, u32 index, u64 word)
+{
+	struct dm_clone_metadata *cmd = context;
+	struct region_map *map = __map(cmd);
+
+	if (!map || (word & word_mask(cmd, index)) == map_word(map, index))
+		return;
+
+	write_seqlock_irq(&cmd->map_lock);
+	__mark_word_dirty(cmd, map, index);
+	write_sequnlock_irq(&cmd->map_lock);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Writing the bitset.  Array blocks are changed by us, since dm_array_set_value()
+ * leaves a block locked if it runs into an error half-way, and the block
+ * manager's BUG_ON() finds that later on.  It also takes each word by itself.
+ *---------------------------------------------------------------
+ */
+
+static void array_prepare_for_write(DM_CLONE_VALIDATOR *v, struct dm_block *b,
+				    size_t block_size)
+{
+	struct disk_array *d = dm_block_data(b);
+
+	d->blocknr = cpu_to_le64(dm_block_location(b));
+	d->csum = cpu_to_le32(dm_bm_checksum(&d->max_entries,
+					     block_size - sizeof(d->csum),
+					     ARRAY_CSUM_XOR));
+}
+
+/* Everything has been looked at when the metadata was opened: just the sum. */
+static int array_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_size)
+{
+	struct disk_array *d = dm_block_data(b);
+	u32 csum = dm_bm_checksum(&d->max_entries, block_size - sizeof(d->csum),
+				  ARRAY_CSUM_XOR);
+
+	if (le32_to_cpu(d->csum) == csum &&
+	    le64_to_cpu(d->blocknr) == dm_block_location(b))
+		return 0;
+
+	DMERR_LIMIT("metadata block %llu: part of the bitset is damaged",
+		    (unsigned long long)dm_block_location(b));
+	return -EILSEQ;
+}
+
+static DM_CLONE_VALIDATOR array_validator = {
+	.name = "array",
+	.prepare_for_write = array_prepare_for_write,
+	.check = array_check,
+};
+
+static u32 nr_arrays(struct dm_clone_metadata *cmd)
+{
+	return DIV_ROUND_UP(cmd->nr_words, (u32)WORDS_PER_ARRAY);
+}
+
+/* The most levels the tree of arrays has: nodes are filled to a third, or more. */
+static unsigned int max_levels(struct dm_clone_metadata *cmd)
+{
+	unsigned int levels = 1;
+	u32 nr;
+
+	for (nr = nr_arrays(cmd); nr > 252; nr = DIV_ROUND_UP(nr, 84))
+		levels++;
+
+	return levels;
+}
+
+/*
+ * Blocks that are to be free when an array is changed, on a device of
+ * @nr_blocks: its shadow and those of the path to it; and for the space map the
+ * index and as many of its bitmaps as may have to do with these.
+ */
+static u64 blocks_to_change_array(struct dm_clone_metadata *cmd, u64 nr_blocks)
+{
+	unsigned int path = 1 + max_levels(cmd);
+	u64 bitmaps = DIV_ROUND_UP_ULL(nr_blocks, COUNTS_PER_BITMAP);
+
+	return path + 1 + min_t(u64, bitmaps, 2 * path + 1);
+}
+
+/* Take the dirty words of array @array into its block. */
+static void __take_words(struct dm_clone_metadata *cmd, struct region_map *map,
+			 u32 array, struct disk_array *d)
+{
+	u32 first = array * WORDS_PER_ARRAY;
+	u32 end = min_t(u32, first + WORDS_PER_ARRAY, cmd->nr_words);
+	unsigned long i = first;
+
+	write_seqlock_irq(&cmd->map_lock);
+	for_each_set_bit_from(i, map->dirty, end) {
+		d->words[i - first] = cpu_to_le64(map_word(map, i));
+		__clear_bit(i, map->dirty);
+		if (!map->dirty[BIT_WORD(i)])
+			__clear_bit(BIT_WORD(i), map->summary);
+	}
+	write_sequnlock_irq(&cmd->map_lock);
+}
+
+static int __write_array(struct dm_clone_metadata *cmd, struct region_map *map,
+			 u32 array)
+{
+	dm_block_t old, new;
+	struct dm_block *b;
+	u64 key = array;
+	__le64 value;
+	int r, inc;
+
+	r = dm_btree_lookup(&cmd->arrays_info, cmd->bitset_root, &key, &value);
+	if (r)
+		return r;
+
+	old = le64_to_cpu(value);
+	r = dm_tm_shadow_block(cmd->tm, old, &array_validator, &b, &inc);
+	if (r)
+		return r;
+
+	__take_words(cmd, map, array, dm_block_data(b));
+	new = dm_block_location(b);
+	dm_tm_unlock(cmd->tm, b);
+
+	if (new == old)
+		return 0;
+
+	value = cpu_to_le64(new);
+	__dm_bless_for_disk(&value);
+	return dm_btree_insert(&cmd->arrays_info, cmd->bitset_root, &key, &value,
+			       &cmd->bitset_root);
+}
+
+/* The first dirty word at or after @from, or the number of words. */
+static u32 __next_dirty_word(struct dm_clone_metadata *cmd, struct region_map *map,
+			     u32 from)
+{
+	unsigned long nr_longs = BITS_TO_LONGS(cmd->nr_words);
+	unsigned long i = BIT_WORD(from), index;
+	unsigned long end = min_t(unsigned long, (i + 1) * BITS_PER_LONG, cmd->nr_words);
+
+	if (from >= cmd->nr_words)
+		return cmd->nr_words;
+
+	read_seqlock_excl_irq(&cmd->map_lock);
+	index = find_next_bit(map->dirty, end, from);
+	if (index >= end) {
+		i = find_next_bit(map->summary, nr_longs, i + 1);
+		index = i < nr_longs ? i * BITS_PER_LONG + __ffs(map->dirty[i]) :
+				       cmd->nr_words;
+	}
+	read_sequnlock_excl_irq(&cmd->map_lock);
+
+	return index;
+}
+
+static bool has_room(struct dm_clone_metadata *cmd)
+{
+	dm_block_t nr;
+
+	return !dm_sm_get_nr_free(cmd->sm, &nr) &&
+	       nr >= blocks_to_change_array(cmd, cmd->nr_metadata_blocks);
+}
+
+static void set_changed(struct dm_clone_metadata *cmd, bool changed)
+{
+	write_seqlock_irq(&cmd->map_lock);
+	cmd->changed = changed;
+	write_sequnlock_irq(&cmd->map_lock);
+}
+
+static int __write_dirty_words(struct dm_clone_metadata *cmd, struct region_map *map)
+{
+	bool written = false;
+	u32 index, array;
+	int r = 0;
+
+	cmd->has_more = false;
+	set_changed(cmd, false);
+
+	for (index = __next_dirty_word(cmd, map, 0); index < cmd->nr_words;
+	     index = __next_dirty_word(cmd, map, (array + 1) * WORDS_PER_ARRAY)) {
+		array = index / WORDS_PER_ARRAY;
+
+		if (!has_room(cmd)) {
+			cmd->has_more = written;
+			r = written ? 0 : -ENOSPC;
+			break;
+		}
+
+		r = __write_array(cmd, map, array);
+		if (r)
+			break;
+		written = true;
+	}
+
+	if (r || cmd->has_more)
+		set_changed(cmd, true);
+
+	return r;
+}
+
+/* From here on no region counts as committed. */
+static void __begin_commit(struct dm_clone_metadata *cmd)
+{
+	WRITE_ONCE(cmd->commit_seq, cmd->commit_seq | 1);
+	smp_wmb();	/* pairs with dm_clone_is_range_committed() */
+}
+
+/* From here on the dirty marks tell again what is committed. */
+static void __end_commit(struct dm_clone_metadata *cmd)
+{
+	smp_wmb();	/* pairs with dm_clone_is_range_committed() */
+	WRITE_ONCE(cmd->commit_seq, (cmd->commit_seq | 1) + 1);
+}
+
+static int __usable(struct dm_clone_metadata *cmd)
+{
+	lockdep_assert_held_write(&cmd->lock);
+
+	if (!cmd->tm)
+		return -EIO;
+
+	return cmd->read_only ? -EPERM : 0;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Transactions
+ *---------------------------------------------------------------
+ */
+
+int dm_clone_metadata_pre_commit(struct dm_clone_metadata *cmd)
+{
+	int r;
+
+	down_write(&cmd->lock);
+	r = __usable(cmd);
+	if (!r && __map(cmd)) {
+		__begin_commit(cmd);
+		r = __write_dirty_words(cmd, __map(cmd));
+	}
+	up_write(&cmd->lock);
+
+	return r;
+}
+
+int dm_clone_metadata_commit(struct dm_clone_metadata *cmd)
+{
+	int r;
+
+	down_write(&cmd->lock);
+	r = __usable(cmd);
+	if (!r)
+		r = __commit_transaction(cmd);
+	if (!r)
+		__end_commit(cmd);
+	up_write(&cmd->lock);
+
+	return r;
+}
+
+bool dm_clone_metadata_has_more(struct dm_clone_metadata *cmd)
+{
+	return cmd->has_more;
+}
+
+/* An error of a write that nobody needs would be found by the next commit. */
+static void __forget_write_errors(struct dm_clone_metadata *cmd)
+{
+	dm_bm_set_read_write(cmd->bm);
+	dm_bm_flush(cmd->bm);
+	if (cmd->read_only)
+		dm_bm_set_read_only(cmd->bm);
+}
+
+int dm_clone_metadata_abort(struct dm_clone_metadata *cmd)
+{
+	unsigned int noio;
+	char *error;
+	int r;
+
+	/* Flushes wait for us, and reclaim may wait for flushes. */
+	noio = memalloc_noio_save();
+	down_write(&cmd->lock);
+	__destroy_transaction(cmd);
+
+	/*
+	 * Writes the blocks of the transaction that are dirty; nothing on the
+	 * disk refers to them.  (Unless it's the superblock itself that could
+	 * not be written; then all it refers to is on the disk by now.)
+	 */
+	dm_block_manager_reset(cmd->bm);
+	__forget_write_errors(cmd);
+
+	/*
+	 * The words that were taken off their marks get marked again.  If that
+	 * fails, all regions go on counting as not committed.  So they do if the
+	 * superblock just read may be gone after a crash.
+	 */
+	r = __open_transaction(cmd, compare_word, &error);
+	if (!r && !cmd->in_doubt)
+		__end_commit(cmd);
+	up_write(&cmd->lock);
+	memalloc_noio_restore(noio);
+
+	return r;
+}
+
+void dm_clone_metadata_set_read_only(struct dm_clone_metadata *cmd)
+{
+	down_write(&cmd->lock);
+	cmd->read_only = true;
+	dm_bm_set_read_only(cmd->bm);
+	up_write(&cmd->lock);
+}
+
+void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd)
+{
+	down_write(&cmd->lock);
+	cmd->read_only = false;
+	dm_bm_set_read_write(cmd->bm);
+	up_write(&cmd->lock);
+}
+
+void dm_clone_release_bitmap(struct dm_clone_metadata *cmd)
+{
+	struct region_map *map;
+
+	down_write(&cmd->lock);
+	write_seqlock_irq(&cmd->map_lock);
+	map = __map(cmd);
+	if (cmd->nr_hydrated != cmd->nr_regions || cmd->changed || (cmd->commit_seq & 1))
+		map = NULL;
+	else
+		RCU_INIT_POINTER(cmd->map, NULL);
+	write_sequnlock_irq(&cmd->map_lock);
+	up_write(&cmd->lock);
+
+	if (map) {
+		synchronize_rcu();
+		free_map(map);
+	}
+}
+
+/*
+ *---------------------------------------------------------------
+ * Opening and closing
+ *---------------------------------------------------------------
+ */
+
+/*
+ * The blocks that a fresh clone needs, and the shadows that will be needed at
+ * once: what cannot work is refused before anything has been written.
+ */
+static u64 blocks_to_format(struct dm_clone_metadata *cmd, u64 nr_dev_blocks)
+{
+	u64 nodes = nr_arrays(cmd) / 84 + max_levels(cmd);
+	u64 bitmaps = DIV_ROUND_UP_ULL(min_t(u64, nr_dev_blocks,
+					     DM_SM_METADATA_MAX_BLOCKS),
+				       COUNTS_PER_BITMAP);
+
+	/* Superblock, root of the reference counts, index of the bitmaps. */
+	return 3 + nr_arrays(cmd) + nodes + bitmaps +
+	       blocks_to_change_array(cmd, nr_dev_blocks) + 3;
+}
+
+static int __create_bitset(struct dm_clone_metadata *cmd)
+{
+	struct dm_disk_bitset info;
+	int r;
+
+	dm_disk_bitset_init(cmd->tm, &info);
+
+	r = dm_bitset_empty(&info, &cmd->bitset_root);
+	if (r)
+		return r;
+
+	return dm_bitset_resize(&info, cmd->bitset_root, 0, cmd->nr_regions, false,
+				&cmd->bitset_root);
+}
+
+static int __format(struct dm_clone_metadata *cmd, char **error)
+{
+	u64 nr = metadata_blocks_of(cmd->bdev);
+	u64 needed = blocks_to_format(cmd, nr);
+	int r;
+
+	if (nr < needed) {
+		DMERR("%pg: metadata device has %llu blocks of 4 KiB, %llu are needed",
+		      cmd->bdev, (unsigned long long)nr, (unsigned long long)needed);
+		*error = "Metadata device is too small";
+		return -ENOSPC;
+	}
+
+	*error = "Failed to format the metadata device";
+	r = dm_tm_create_with_sm(cmd->bm, SUPERBLOCK_LOCATION, &cmd->tm, &cmd->sm);
+	if (r) {
+		cmd->tm = NULL;
+		return r;
+	}
+
+	r = __create_bitset(cmd);
+	if (!r)
+		r = __commit_transaction(cmd);
+	if (r) {
+		DMERR("%pg: failed to format: %d", cmd->bdev, r);
+		return r;
+	}
+
+	/* From here on array blocks have our validator, not the library's. */
+	__destroy_transaction(cmd);
+	dm_block_manager_reset(cmd->bm);
+
+	return __open_transaction(cmd, load_word, error);
+}
+
+static int __open_or_format(struct dm_clone_metadata *cmd, char **error)
+{
+	bool unformatted;
+	int r;
+
+	*error = "Failed to read the metadata device";
+	r = superblock_is_all_zeroes(cmd->bm, &unformatted);
+	if (r) {
+		DMERR("%pg: failed to read the superblock: %d", cmd->bdev, r);
+		return r;
+	}
+
+	cmd->is_new = unformatted;
+	if (unformatted)
+		return __format(cmd, error);
+
+	return __open_transaction(cmd, load_word, error);
+}
+
+static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
+						sector_t target_size,
+						sector_t region_size)
+{
+	struct dm_clone_metadata *cmd = kzalloc(sizeof(*cmd), GFP_KERNEL);
+	struct region_map *map;
+
+	if (!cmd)
+		return NULL;
+
+	cmd->bdev = bdev;
+	cmd->target_size = target_size;
+	cmd->region_size = region_size;
+	cmd->nr_regions = dm_sector_div_up(target_size, region_size);
+	cmd->nr_words = DIV_ROUND_UP_ULL(cmd->nr_regions, 64);
+	seqlock_init(&cmd->map_lock);
+	init_rwsem(&cmd->lock);
+
+	map = alloc_map(cmd->nr_words);
+	if (!map) {
+		kfree(cmd);
+		return NULL;
+	}
+	RCU_INIT_POINTER(cmd->map, map);
+
+	return cmd;
+}
+
+struct dm_clone_metadata *
+dm_clone_metadata_open(struct block_device *bdev, sector_t target_size,
+		       sector_t region_size, char **error)
+{
+	struct dm_clone_metadata *cmd;
+	int r;
+
+	*error = "Out of memory for the region bitmap";
+	cmd = alloc_metadata(bdev, target_size, region_size);
+	if (!cmd)
+		return ERR_PTR(-ENOMEM);
+
+	if (bdev_nr_sectors(bdev) > LARGE_METADATA_SECTORS)
+		DMWARN("%pg: metadata device is larger than %llu sectors: the excess is not used",
+		       bdev, LARGE_METADATA_SECTORS);
+
+	*error = "Failed to open the metadata device";
+	cmd->bm = dm_block_manager_create(bdev, BLOCK_SIZE_BYTES,
+					  MAX_CONCURRENT_LOCKS);
+	if (IS_ERR(cmd->bm)) {
+		r = PTR_ERR(cmd->bm);
+		goto bad;
+	}
+
+	r = __open_or_format(cmd, error);
+	if (r) {
+		__destroy_transaction(cmd);
+		dm_block_manager_destroy(cmd->bm);
+		goto bad;
+	}
+
+	return cmd;
+bad:
+	free_map(__map(cmd));
+	kfree(cmd);
+	return ERR_PTR(r);
+}
+
+bool dm_clone_metadata_is_new(struct dm_clone_metadata *cmd)
+{
+	return cmd->is_new;
+}
+
+bool dm_clone_metadata_matches(struct dm_clone_metadata *cmd, sector_t target_size,
+			       sector_t region_size)
+{
+	return cmd->target_size == target_size && cmd->region_size == region_size;
+}
+
+void dm_clone_metadata_close(struct dm_clone_metadata *cmd)
+{
+	__destroy_transaction(cmd);
+	dm_block_manager_destroy(cmd->bm);
+	free_map(__map(cmd));
+	kfree(cmd);
+}
