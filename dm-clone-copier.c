@@ -1,0 +1,650 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The copier, see dm-clone-copier.h.
+ *
+ * A slice goes its way like this:
+ *
+ *	waiting in its job, for a buffer, and for the pacer
+ *	  |	start_slices()
+ *	reading
+ *	  |	read_endio()
+ *	in to_write
+ *	  |	work: write_slices()
+ *	writing
+ *	  |	write_endio()
+ *	done: the buffer is free, and its job too if this was the last slice
+ *
+ * Each class has a work of its own, which submits its bios: to submit one may
+ * sleep.  Only the background engine, in a work too, starts reads itself; a
+ * task that writes does not, lest limits of its cgroup apply to the copier.
+ */
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+
+#include "dm-clone-buffer.h"
+#include "dm-clone-copier.h"
+#include "dm-clone-pacer.h"
+
+#define KIB(n)		((n) << (10 - SECTOR_SHIFT))
+
+/*
+ * Buffers come in three sizes, so that many small slices can be under way at once
+ * without taking much more memory than they hold.  In sectors.
+ */
+#define NR_SIZES	3
+
+static const unsigned int buffer_sizes[DM_CLONE_NR_CLASSES][NR_SIZES] = {
+	[DM_CLONE_URGENT] = { KIB(16), KIB(32), KIB(64) },
+	[DM_CLONE_BACKGROUND] = { KIB(16), KIB(128), DM_CLONE_MAX_PIECE },
+};
+
+/* Memory for all of them, in sectors. */
+static const unsigned int max_memory[DM_CLONE_NR_CLASSES] = {
+	[DM_CLONE_URGENT] = KIB(4096),
+	[DM_CLONE_BACKGROUND] = DM_CLONE_MAX_WINDOW,
+};
+
+/* A class of jobs: its buffers, its jobs and its work. */
+struct pool {
+	struct dm_clone_copier *copier;	/* constant, down to the work */
+	bool paced;
+	const unsigned int *sizes;
+	unsigned int max_memory;
+	struct buffer *first;		/* of the largest size; is never freed */
+	struct delayed_work work;
+
+	unsigned int memory;		/* of all buffers; the rest: copier->lock */
+	struct list_head free[NR_SIZES];
+	struct list_head jobs;		/* that have something to start */
+	struct list_head to_write;	/* buffers */
+};
+
+struct dm_clone_copier {
+	struct block_device *source;
+	struct block_device *dest;
+	struct workqueue_struct *wq;
+	struct dm_clone_pacer *pacer;
+
+	/* Any context; the pacer's may be taken under it. */
+	spinlock_t lock;
+	struct pool pools[DM_CLONE_NR_CLASSES];
+};
+
+struct buffer {
+	struct list_head list;		/* in free or to_write; copier->lock */
+	struct dm_clone_copier *copier;
+	struct pool *pool;
+	unsigned int size;		/* which of the pool's sizes */
+
+	/* The slice it is in use for. */
+	struct dm_clone_job *job;
+	sector_t sector;
+	unsigned int nr_sectors;
+	u64 started;			/* for the pacer */
+
+	struct bio bio;
+	struct dm_clone_buffer *data;
+};
+
+static void run_work(struct pool *pool)
+{
+	mod_delayed_work(pool->copier->wq, &pool->work, 0);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Buffers
+ *---------------------------------------------------------------
+ */
+
+static void free_buffer(struct buffer *b)
+{
+	dm_clone_buffer_free(b->data);
+	kfree(b);
+}
+
+static struct buffer *alloc_buffer(struct pool *pool, unsigned int size, gfp_t gfp)
+{
+	struct buffer *b = kzalloc(sizeof(*b), gfp | __GFP_NOWARN);
+
+	if (!b)
+		return NULL;
+
+	b->copier = pool->copier;
+	b->pool = pool;
+	b->size = size;
+	b->data = dm_clone_buffer_alloc(pool->sizes[size], 1, gfp);
+	if (!b->data) {
+		kfree(b);
+		return NULL;
+	}
+
+	return b;
+}
+
+/* Take a buffer that is neither in use nor the first one off the pool. */
+static struct buffer *__take_idle(struct pool *pool, unsigned int size)
+{
+	struct buffer *b;
+
+	list_for_each_entry(b, &pool->free[size], list) {
+		if (b == pool->first)
+			continue;
+		list_del(&b->list);
+		pool->memory -= pool->sizes[size];
+		return b;
+	}
+
+	return NULL;
+}
+
+/* Make room for a buffer of @size, if need be at the cost of @idle ones of others. */
+static bool __make_room(struct pool *pool, unsigned int size, struct list_head *idle)
+{
+	unsigned int needed = pool->sizes[size], i;
+	struct buffer *b;
+
+	for (i = 0; i < NR_SIZES; i++)
+		while (i != size && pool->memory + needed > pool->max_memory &&
+		       (b = __take_idle(pool, i)))
+			list_add(&b->list, idle);
+
+	if (pool->memory + needed > pool->max_memory)
+		return false;
+
+	pool->memory += needed;
+	return true;
+}
+
+static void free_buffers(struct list_head *list)
+{
+	struct buffer *b, *tmp;
+
+	list_for_each_entry_safe(b, tmp, list, list)
+		free_buffer(b);
+}
+
+/* See whether there may be one more buffer of @size. */
+static void add_buffer(struct dm_clone_copier *copier, struct pool *pool,
+		       unsigned int size)
+{
+	struct buffer *b;
+	LIST_HEAD(idle);
+	bool room;
+
+	spin_lock_irq(&copier->lock);
+	room = __make_room(pool, size, &idle);
+	spin_unlock_irq(&copier->lock);
+
+	free_buffers(&idle);
+	if (!room)
+		return;
+
+	/* Must not wait: writing out memory may need what we're about to do. */
+	b = alloc_buffer(pool, size, GFP_NOWAIT);
+
+	spin_lock_irq(&copier->lock);
+	if (b)
+		list_add(&b->list, &pool->free[size]);
+	else
+		pool->memory -= pool->sizes[size];
+	spin_unlock_irq(&copier->lock);
+}
+
+/* The size for a slice of so many sectors. */
+static unsigned int fitting_size(struct pool *pool, unsigned int nr_sectors)
+{
+	unsigned int size = 0;
+
+	while (size < NR_SIZES - 1 && pool->sizes[size] < nr_sectors)
+		size++;
+
+	return size;
+}
+
+/* A free buffer, of this size if there's one, else a larger one, else any. */
+static struct buffer *__find_free(struct pool *pool, unsigned int size)
+{
+	unsigned int i;
+
+	for (i = size; i < NR_SIZES; i++)
+		if (!list_empty(&pool->free[i]))
+			return list_first_entry(&pool->free[i], struct buffer, list);
+
+	for (i = size; i--;)
+		if (!list_empty(&pool->free[i]))
+			return list_first_entry(&pool->free[i], struct buffer, list);
+
+	return NULL;
+}
+
+/* Give @b back, and if a job is waiting for one see that it gets it. */
+static void put_buffer(struct buffer *b)
+{
+	struct dm_clone_copier *copier = b->copier;
+	unsigned long flags;
+
+	spin_lock_irqsave(&copier->lock, flags);
+	list_add(&b->list, &b->pool->free[b->size]);
+	if (!list_empty(&b->pool->jobs))
+		run_work(b->pool);
+	spin_unlock_irqrestore(&copier->lock, flags);
+}
+
+static void __take_surplus(struct pool *pool, struct list_head *surplus)
+{
+	struct buffer *b;
+	unsigned int i;
+
+	for (i = 0; i < NR_SIZES; i++)
+		while ((b = __take_idle(pool, i)))
+			list_add(&b->list, surplus);
+}
+
+void dm_clone_copier_shrink(struct dm_clone_copier *copier)
+{
+	unsigned long flags;
+	LIST_HEAD(surplus);
+	int i;
+
+	spin_lock_irqsave(&copier->lock, flags);
+	for (i = 0; i < DM_CLONE_NR_CLASSES; i++)
+		__take_surplus(&copier->pools[i], &surplus);
+	spin_unlock_irqrestore(&copier->lock, flags);
+
+	free_buffers(&surplus);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Slices
+ *---------------------------------------------------------------
+ */
+
+/* A slice of @job, or the starting of it, is over. */
+static void put_job(struct dm_clone_copier *copier, struct dm_clone_job *job)
+{
+	unsigned long flags;
+	bool last;
+
+	spin_lock_irqsave(&copier->lock, flags);
+	last = !--job->nr_slices;
+	spin_unlock_irqrestore(&copier->lock, flags);
+
+	if (last)
+		job->done(job);
+}
+
+/* The first slice that fails is the last one that is started. */
+static void note_error(struct dm_clone_copier *copier, struct buffer *b)
+{
+	struct dm_clone_job *job = b->job;
+	unsigned long flags;
+
+	spin_lock_irqsave(&copier->lock, flags);
+	if (!job->status) {
+		job->status = b->bio.bi_status;
+		job->error_sector = b->sector;
+		job->read_failed = bio_op(&b->bio) == REQ_OP_READ;
+	}
+	spin_unlock_irqrestore(&copier->lock, flags);
+}
+
+static void end_slice(struct buffer *b)
+{
+	struct dm_clone_copier *copier = b->copier;
+	struct dm_clone_job *job = b->job;
+
+	if (b->bio.bi_status)
+		note_error(copier, b);
+	if (b->pool->paced)
+		dm_clone_pacer_end(copier->pacer, b->nr_sectors, b->started,
+				   !b->bio.bi_status);
+
+	/* The buffer first: with its last job the copier may go away. */
+	put_buffer(b);
+	put_job(copier, job);
+}
+
+static void write_endio(struct bio *bio)
+{
+	end_slice(container_of(bio, struct buffer, bio));
+}
+
+static void read_endio(struct bio *bio)
+{
+	struct buffer *b = container_of(bio, struct buffer, bio);
+	struct dm_clone_copier *copier = b->copier;
+	unsigned long flags;
+
+	if (bio->bi_status) {
+		end_slice(b);
+		return;
+	}
+
+	/* Under the lock: once the work has @b, the copier may go away. */
+	spin_lock_irqsave(&copier->lock, flags);
+	list_add_tail(&b->list, &b->pool->to_write);
+	run_work(b->pool);
+	spin_unlock_irqrestore(&copier->lock, flags);
+}
+
+static void submit_slice(struct buffer *b, struct block_device *bdev,
+			 enum req_op op, bio_end_io_t *endio)
+{
+	dm_clone_buffer_init_bio(b->data, &b->bio, bdev, op, 0, 0, b->nr_sectors);
+	b->bio.bi_iter.bi_sector = b->sector;
+	b->bio.bi_end_io = endio;
+	submit_bio(&b->bio);
+}
+
+static struct buffer *pop_to_write(struct dm_clone_copier *copier, struct pool *pool)
+{
+	struct buffer *b;
+
+	spin_lock_irq(&copier->lock);
+	b = list_first_entry_or_null(&pool->to_write, struct buffer, list);
+	if (b)
+		list_del(&b->list);
+	spin_unlock_irq(&copier->lock);
+
+	return b;
+}
+
+static void write_slices(struct dm_clone_copier *copier, struct pool *pool)
+{
+	struct buffer *b;
+
+	while ((b = pop_to_write(copier, pool)))
+		submit_slice(b, copier->dest, REQ_OP_WRITE, write_endio);
+}
+
+/* The job to go on with: one that is awaited, or the first. */
+static struct dm_clone_job *__next_job(struct pool *pool, bool *awaited)
+{
+	struct dm_clone_job *job;
+
+	*awaited = true;
+	if (pool->paced)
+		list_for_each_entry(job, &pool->jobs, list)
+			if (job->awaited(job))
+				return job;
+
+	*awaited = !pool->paced;
+	return list_first_entry_or_null(&pool->jobs, struct dm_clone_job, list);
+}
+
+/* How much may be started of a job now?  0: nothing; the work may be waiting. */
+static unsigned int __room(struct dm_clone_copier *copier, struct pool *pool,
+			   bool awaited)
+{
+	unsigned int room;
+	u64 wait;
+
+	if (awaited)
+		return pool->sizes[NR_SIZES - 1];
+
+	room = dm_clone_pacer_room(copier->pacer, &wait);
+	if (!room && wait != U64_MAX)
+		queue_delayed_work(copier->wq, &pool->work,
+				   nsecs_to_jiffies(wait) + 1);
+
+	return room;
+}
+
+/* Give @b the next slice of @job, of @nr_sectors at most. */
+static void __set_slice(struct buffer *b, struct dm_clone_job *job,
+			unsigned int nr_sectors, bool awaited)
+{
+	struct pool *pool = b->pool;
+
+	list_del(&b->list);
+	b->job = job;
+	b->sector = job->next;
+	b->nr_sectors = min(nr_sectors, pool->sizes[b->size]);
+	job->next += b->nr_sectors;
+	job->nr_slices++;
+	if (pool->paced)
+		b->started = dm_clone_pacer_start(b->copier->pacer, b->nr_sectors,
+						  !awaited);
+}
+
+/*
+ * Take a free buffer and the slice it is for, if there are both and the pacer
+ * lets it be started.  A job leaves the list when there's no more to start of
+ * it; *@started is that job.
+ *
+ * If no buffer of the right size is free then that's *@size, and NULL is returned;
+ * if it was that before the call already, then any buffer will do.
+ */
+static struct buffer *take_slice(struct dm_clone_copier *copier, struct pool *pool,
+				 struct dm_clone_job **started, unsigned int *size)
+{
+	unsigned int nr = 0, fitting;
+	struct dm_clone_job *job;
+	struct buffer *b = NULL;
+	bool awaited;
+
+	*started = NULL;
+	spin_lock_irq(&copier->lock);
+
+	job = __next_job(pool, &awaited);
+	if (job && !job->status)
+		nr = min_t(sector_t, __room(copier, pool, awaited),
+			   job->end - job->next);
+
+	fitting = fitting_size(pool, nr);
+	if (nr && list_empty(&pool->free[fitting]) && *size != fitting) {
+		*size = fitting;
+		goto out;
+	}
+
+	*size = NR_SIZES;
+	if (nr)
+		b = __find_free(pool, fitting);
+	if (b)
+		__set_slice(b, job, nr, awaited);
+
+	if (job && (job->status || job->next == job->end)) {
+		list_del(&job->list);
+		*started = job;
+	} else if (b && !pool->paced) {
+		list_move_tail(&job->list, &pool->jobs);	/* take turns */
+	}
+out:
+	spin_unlock_irq(&copier->lock);
+
+	return b;
+}
+
+static bool has_jobs(struct pool *pool)
+{
+	return !list_empty_careful(&pool->jobs);
+}
+
+/*
+ * What cannot be started now will be later.  If that's because no buffer is
+ * free, then some are in use, since the first one is kept; the end of their
+ * slices will run the work.  If it's the pacer, then either the end of a slice
+ * changes its mind, or the work has been queued for when it's time.
+ */
+static void start_slices(struct dm_clone_copier *copier, struct pool *pool)
+{
+	unsigned int size = NR_SIZES;	/* none */
+	struct dm_clone_job *started;
+	struct buffer *b;
+
+	while (has_jobs(pool)) {
+		b = take_slice(copier, pool, &started, &size);
+		if (b)
+			submit_slice(b, copier->source, REQ_OP_READ, read_endio);
+		if (started)
+			put_job(copier, started);
+		if (size < NR_SIZES)
+			add_buffer(copier, pool, size);
+		else if (!b && !started)
+			return;
+	}
+}
+
+static void do_pool(struct work_struct *work)
+{
+	struct pool *pool = container_of(to_delayed_work(work), struct pool, work);
+	struct blk_plug plug;
+
+	blk_start_plug(&plug);
+	write_slices(pool->copier, pool);
+	start_slices(pool->copier, pool);
+	blk_finish_plug(&plug);
+}
+
+void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
+			  enum dm_clone_copier_class class, sector_t sector,
+			  sector_t nr, dm_clone_job_fn done)
+{
+	struct pool *pool = &copier->pools[class];
+	unsigned long flags;
+
+	job->done = done;
+	job->status = BLK_STS_OK;
+	job->read_failed = false;
+	job->error_sector = sector;
+	job->next = sector;
+	job->end = sector + nr;
+	job->nr_slices = 1;
+
+	/* Under the lock: once the work has @job, the copier may go away. */
+	spin_lock_irqsave(&copier->lock, flags);
+	list_add_tail(&job->list, &pool->jobs);
+	if (!pool->paced)
+		run_work(pool);
+	spin_unlock_irqrestore(&copier->lock, flags);
+
+	if (pool->paced) {
+		smp_mb();	/* pairs with dm_clone_copier_hurry() */
+		start_slices(copier, pool);
+	}
+}
+
+bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier)
+{
+	return has_jobs(&copier->pools[DM_CLONE_BACKGROUND]);
+}
+
+void dm_clone_copier_hurry(struct dm_clone_copier *copier)
+{
+	/*
+	 * The bio waits, then this looks for jobs; dm_clone_copier_copy() adds the
+	 * job, then looks for bios.
+	 */
+	smp_mb();
+	if (dm_clone_copier_is_backlogged(copier))
+		run_work(&copier->pools[DM_CLONE_BACKGROUND]);
+}
+
+void dm_clone_copier_cancel(struct dm_clone_copier *copier)
+{
+	struct pool *pool = &copier->pools[DM_CLONE_BACKGROUND];
+	struct dm_clone_job *job;
+	unsigned long flags;
+
+	spin_lock_irqsave(&copier->lock, flags);
+	list_for_each_entry(job, &pool->jobs, list)
+		if (!job->status)
+			job->status = DM_CLONE_CANCELLED;
+	run_work(pool);
+	spin_unlock_irqrestore(&copier->lock, flags);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Making and destroying
+ *---------------------------------------------------------------
+ */
+
+static int init_pool(struct dm_clone_copier *copier, enum dm_clone_copier_class class)
+{
+	struct pool *pool = &copier->pools[class];
+	const unsigned int largest = NR_SIZES - 1;
+
+	pool->paced = class == DM_CLONE_BACKGROUND;
+	pool->sizes = buffer_sizes[class];
+	pool->max_memory = max_memory[class];
+
+	pool->first = alloc_buffer(pool, largest, GFP_KERNEL);
+	if (!pool->first)
+		return -ENOMEM;
+
+	pool->memory = pool->sizes[largest];
+	list_add(&pool->first->list, &pool->free[largest]);
+
+	return 0;
+}
+
+static void exit_pool(struct pool *pool)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_SIZES; i++)
+		free_buffers(&pool->free[i]);
+}
+
+static void free_copier(struct dm_clone_copier *copier)
+{
+	int i;
+
+	for (i = 0; i < DM_CLONE_NR_CLASSES; i++)
+		exit_pool(&copier->pools[i]);
+	kfree(copier);
+}
+
+struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
+					       struct block_device *dest,
+					       struct workqueue_struct *wq,
+					       struct dm_clone_pacer *pacer)
+{
+	struct dm_clone_copier *copier = kzalloc(sizeof(*copier), GFP_KERNEL);
+	int i, j, r;
+
+	if (!copier)
+		return ERR_PTR(-ENOMEM);
+
+	copier->source = source;
+	copier->dest = dest;
+	copier->wq = wq;
+	copier->pacer = pacer;
+	spin_lock_init(&copier->lock);
+	for (i = 0; i < DM_CLONE_NR_CLASSES; i++) {
+		struct pool *pool = &copier->pools[i];
+
+		pool->copier = copier;
+		INIT_DELAYED_WORK(&pool->work, do_pool);
+		for (j = 0; j < NR_SIZES; j++)
+			INIT_LIST_HEAD(&pool->free[j]);
+		INIT_LIST_HEAD(&pool->jobs);
+		INIT_LIST_HEAD(&pool->to_write);
+	}
+
+	r = init_pool(copier, DM_CLONE_URGENT) ?: init_pool(copier, DM_CLONE_BACKGROUND);
+	if (r) {
+		free_copier(copier);
+		return ERR_PTR(r);
+	}
+
+	return copier;
+}
+
+void dm_clone_copier_destroy(struct dm_clone_copier *copier)
+{
+	int i;
+
+	/* The end of the last slice may have queued it for nothing. */
+	for (i = 0; i < DM_CLONE_NR_CLASSES; i++)
+		cancel_delayed_work_sync(&copier->pools[i].work);
+	free_copier(copier);
+}

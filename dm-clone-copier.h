@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The copier: moves sectors from the source to the same place in the
+ * destination, many at a time.
+ *
+ * kcopyd could do it, at about twice the cost of a plain copy: it gets each
+ * page from the allocator and gives it back, and describes it by a list
+ * element.  The copier keeps its buffers, in large chunks of memory, and reads
+ * and writes each with one bio.
+ *
+ * Two classes of jobs, each with buffers of its own, so that one never waits
+ * for the other: urgent ones, for which somebody is waiting, are served with
+ * small buffers at once; background ones also with large ones, as the pacer allows.
+ * A job that is larger than a buffer is copied in slices.  The first buffer of
+ * each class is allocated when the copier is created and kept, so that there's
+ * always a way forward; more come and go with the need, up to a bound of memory.
+ */
+#ifndef DM_CLONE_COPIER_H
+#define DM_CLONE_COPIER_H
+
+#include <linux/blk_types.h>
+#include <linux/list.h>
+#include <linux/workqueue.h>
+
+enum dm_clone_copier_class {
+	DM_CLONE_URGENT,
+	DM_CLONE_BACKGROUND,
+	DM_CLONE_NR_CLASSES
+};
+
+struct dm_clone_copier;
+struct dm_clone_job;
+struct dm_clone_pacer;
+
+/* Any context. */
+typedef void (*dm_clone_job_fn)(struct dm_clone_job *job);
+typedef bool (*dm_clone_awaited_fn)(struct dm_clone_job *job);
+
+/*
+ * A job: the memory is the caller's again when @done is called.  Status and
+ * what belongs to it may be read then.
+ */
+struct dm_clone_job {
+	dm_clone_job_fn done;
+	blk_status_t status;		/* of the first slice that has failed */
+	sector_t error_sector;		/* where that slice begins */
+	bool read_failed;		/* it was its read */
+
+	/*
+	 * Of a background job, set by the caller: does somebody wait for it by
+	 * now?  If so it is not paced.  Called under the copier's lock.
+	 */
+	dm_clone_awaited_fn awaited;
+
+	/* The copier's. */
+	struct list_head list;
+	sector_t next;			/* what is still to be started ... */
+	sector_t end;			/* ... ends here */
+	unsigned int nr_slices;		/* under way, and one while starting */
+};
+
+/*
+ * Returns an ERR_PTR() on failure.  @wq must have a rescuer; @pacer must outlive
+ * the copier.
+ */
+struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
+					       struct block_device *dest,
+					       struct workqueue_struct *wq,
+					       struct dm_clone_pacer *pacer);
+
+/* No job may be under way.  Sleeps. */
+void dm_clone_copier_destroy(struct dm_clone_copier *copier);
+
+/*
+ * Copy the @nr sectors from @sector on.  Background jobs may sleep to submit
+ * bios; urgent ones can be given in any context.
+ */
+void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
+			  enum dm_clone_copier_class class, sector_t sector,
+			  sector_t nr, dm_clone_job_fn done);
+
+/* Are there background jobs that have not been started as a whole? */
+bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier);
+
+/* A background job may be awaited now, or the pace has changed.  Any context. */
+void dm_clone_copier_hurry(struct dm_clone_copier *copier);
+
+/*
+ * Start nothing more of the background jobs: those that are not complete end
+ * with this status.  Any context.
+ */
+#define DM_CLONE_CANCELLED BLK_STS_AGAIN
+void dm_clone_copier_cancel(struct dm_clone_copier *copier);
+
+/* Free the buffers that are not in use, but for the first ones.  Any context. */
+void dm_clone_copier_shrink(struct dm_clone_copier *copier);
+
+#endif /* DM_CLONE_COPIER_H */

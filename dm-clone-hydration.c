@@ -1,0 +1,1149 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The hydration engine, see dm-clone-hydration.h.
+ *
+ * It goes over the device in passes.  A cursor moves from one unhydrated
+ * region to the next; regions that another has claimed are passed by, they
+ * will be hydrated by that other.  At the end of the device what is still
+ * unhydrated (a copy failed, or a claim has been given up) is up for another
+ * pass.  If something has failed in a pass, the next one waits; the more
+ * passes in a row have failed, the longer, so that a dead source is not
+ * hammered, and one bad sector does not keep the rest from being copied.
+ *
+ * A batch that fails is gone through again region by region, so that what's
+ * good in it gets hydrated.
+ *
+ * Ranges that were asked for come before what the cursor points at.  What could
+ * not be copied of them is left to the passes.  Ranges known to be empty are
+ * zeroed, one after the other, whether or not hydration is enabled.
+ */
+
+#define DM_MSG_PREFIX "clone"
+
+#include <linux/device-mapper.h>
+#include <linux/jiffies.h>
+#include <linux/mempool.h>
+#include <linux/slab.h>
+
+#include "dm-clone-compat.h"
+#include "dm-clone-hydration.h"
+#include "dm-clone-pacer.h"
+
+/* Batches that can be had under any memory pressure. */
+#define MIN_BATCHES	4
+
+/* Ranges that may be on a list, of those the administrator has sent. */
+#define MAX_RANGES	65536
+
+/* Empty regions that are zeroed at a time, in sectors: 64 MiB. */
+#define MAX_ZEROING	(64U << (20 - SECTOR_SHIFT))
+
+/* Regions that are marked at a time if there's nothing to be written. */
+#define MAX_MARKING	BIT(20)
+
+/* The pause after a pass that failed, doubled each time, in jiffies. */
+#define MIN_PAUSE	HZ
+#define MAX_PAUSE	(60 * HZ)
+
+/* Ranges to be worked off, in order. */
+struct range_list {
+	struct list_head list;
+	unsigned int nr;
+};
+
+struct listed_range {
+	struct list_head list;
+	struct dm_clone_range range;
+	unsigned long next;		/* where to go on; the work's */
+};
+
+struct dm_clone_hydration {
+	const struct dm_clone_geometry *geo;
+	struct dm_clone_metadata *cmd;
+	struct dm_clone_claims *claims;
+	struct workqueue_struct *wq;
+	struct dm_clone_hydration_events events;
+
+	struct dm_clone_pacer *pacer;
+	struct dm_clone_copier *copier;
+	struct dm_kcopyd_client *kcopyd;	/* for zeroing */
+	struct dm_kcopyd_throttle *throttle;
+	mempool_t batch_pool;
+
+	/* Regions in copy, in the background and on demand. */
+	atomic_long_t nr_in_flight;
+
+	/* Limits; 0: none.  READ_ONCE/WRITE_ONCE. */
+	unsigned int threshold;
+	unsigned int batch_size;
+	unsigned int max_errors;
+
+	bool dest_zeroed;		/* READ_ONCE/WRITE_ONCE */
+
+	/* Starts copies.  Only the work itself uses the members up to the lock. */
+	struct delayed_work work;
+	unsigned long cursor;
+	unsigned long nr_started;	/* copies in this pass */
+
+	spinlock_t lock;		/* protects the rest */
+	bool enabled;
+	bool running;			/* not stopped */
+	u64 resume_at;			/* start nothing before, in 64-bit jiffies */
+	bool pass_failed;
+	unsigned long pause;		/* after the next pass that fails */
+	unsigned long nr_background;	/* regions in copy in the background */
+	bool zeroing;			/* of empty regions */
+	wait_queue_head_t idle;		/* nothing is under way in the background */
+	struct range_list wanted;	/* before the rest */
+	struct range_list empty;	/* in the source */
+	struct list_head to_retry;	/* batches that go on region by region */
+	unsigned int nr_errors;		/* regions that failed since enabled */
+	bool gave_up;			/* and that was why it's disabled now */
+	bool report;			/* that it gave up, to the target */
+	ktime_t first_start;
+	struct dm_clone_hydration_stats stats; /* what is counted of them */
+};
+
+/* A copy in the background. */
+struct batch {
+	struct dm_clone_copy copy;	/* of the whole, or of one region of it */
+	struct dm_clone_claim claim;	/* of the whole */
+	unsigned long started;		/* in jiffies */
+	unsigned long next;		/* region by region: the next one */
+	struct list_head list;		/* in to_retry */
+	bool failed;			/* a region of it could not be copied */
+};
+
+/*
+ *---------------------------------------------------------------
+ * Copying and zeroing
+ *---------------------------------------------------------------
+ */
+
+static u64 nr_sectors(struct dm_clone_hydration *h, const struct dm_clone_claim *claim)
+{
+	return dm_clone_range_end(h->geo, claim->end) -
+	       dm_clone_region_start(h->geo, claim->begin);
+}
+
+void dm_clone_hydration_begin(struct dm_clone_hydration *h,
+			      const struct dm_clone_claim *claim)
+{
+	atomic_long_add(claim->end - claim->begin, &h->nr_in_flight);
+}
+
+static void account(struct dm_clone_hydration *h, const struct dm_clone_claim *claim,
+		    enum dm_clone_means means, const struct dm_clone_outcome *outcome)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&h->lock, flags);
+	if (!outcome->status) {
+		h->stats.hydrated[means] += nr_sectors(h, claim);
+	} else if (outcome->status != DM_CLONE_CANCELLED) {
+		if (outcome->read_failed)
+			h->stats.read_errors++;
+		else
+			h->stats.write_errors++;
+		h->stats.last_error = blk_status_to_errno(outcome->status);
+		h->stats.last_error_sector = outcome->sector;
+	}
+	spin_unlock_irqrestore(&h->lock, flags);
+}
+
+void dm_clone_hydration_end(struct dm_clone_hydration *h,
+			    const struct dm_clone_claim *claim,
+			    enum dm_clone_means means,
+			    const struct dm_clone_outcome *outcome)
+{
+	unsigned long nr = claim->end - claim->begin;
+
+	account(h, claim, means, outcome);
+	if (!outcome->status) {
+		dm_clone_set_range_hydrated(h->cmd, claim->begin, nr);
+		h->events.hydrated(h->events.context);
+	} else if (means != DM_CLONE_BY_READ || !outcome->read_failed) {
+		h->events.spoilt(h->events.context);	/* else nothing was written */
+	}
+	atomic_long_sub(nr, &h->nr_in_flight);
+}
+
+static void start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+		  dm_clone_copied_fn done)
+{
+	copy->hydration = h;
+	copy->done = done;
+	dm_clone_hydration_begin(h, &copy->claim);
+}
+
+static void copied(struct dm_clone_job *job)
+{
+	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, job);
+	const struct dm_clone_outcome outcome = {
+		.status = job->status,
+		.read_failed = job->read_failed,
+		.sector = job->error_sector,
+	};
+
+	dm_clone_hydration_end(copy->hydration, &copy->claim, DM_CLONE_BY_COPY, &outcome);
+	copy->done(copy, job->status);
+}
+
+static void end_zeroing(struct dm_clone_copy *copy, bool failed)
+{
+	struct dm_clone_hydration *h = copy->hydration;
+	const struct dm_clone_outcome outcome = {
+		.status = failed ? BLK_STS_IOERR : BLK_STS_OK,
+		.sector = dm_clone_region_start(h->geo, copy->claim.begin),
+	};
+
+	dm_clone_hydration_end(h, &copy->claim, copy->zeroed_by, &outcome);
+	copy->done(copy, outcome.status);
+}
+
+static void zeroed(int read_err, unsigned long write_err, void *context)
+{
+	end_zeroing(context, write_err);
+}
+
+static void copy_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+			 enum dm_clone_copier_class class,
+			 dm_clone_awaited_fn is_awaited, dm_clone_copied_fn done)
+{
+	sector_t sector = dm_clone_region_start(h->geo, copy->claim.begin);
+
+	start(h, copy, done);
+	copy->job.awaited = is_awaited;
+	dm_clone_copier_copy(h->copier, &copy->job, class, sector,
+			     dm_clone_range_end(h->geo, copy->claim.end) - sector,
+			     copied);
+}
+
+void dm_clone_copy_regions(struct dm_clone_hydration *h,
+			   struct dm_clone_copy *copy, dm_clone_copied_fn done)
+{
+	copy_regions(h, copy, DM_CLONE_URGENT, NULL, done);
+}
+
+static void zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+			 enum dm_clone_means means, bool dest_zeroed,
+			 dm_clone_copied_fn done)
+{
+	sector_t sector = dm_clone_region_start(h->geo, copy->claim.begin);
+	struct dm_io_region to = {
+		.bdev = h->geo->dest,
+		.sector = sector,
+		.count = dm_clone_range_end(h->geo, copy->claim.end) - sector,
+	};
+
+	start(h, copy, done);
+	copy->zeroed_by = means;
+	WRITE_ONCE(copy->claim.lengthy, true);
+	if (dest_zeroed)
+		end_zeroing(copy, false);
+	else
+		dm_kcopyd_zero(h->kcopyd, 1, &to, 0, zeroed, copy);
+}
+
+void dm_clone_zero_regions(struct dm_clone_hydration *h,
+			   struct dm_clone_copy *copy, dm_clone_copied_fn done)
+{
+	zero_regions(h, copy, DM_CLONE_BY_ZEROING, READ_ONCE(h->dest_zeroed), done);
+}
+
+void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed)
+{
+	WRITE_ONCE(h->dest_zeroed, zeroed);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Limits
+ *---------------------------------------------------------------
+ */
+
+void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h, unsigned int nr)
+{
+	WRITE_ONCE(h->threshold, nr);
+	dm_clone_hydration_kick(h);
+}
+
+void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h, unsigned int nr)
+{
+	WRITE_ONCE(h->batch_size, nr);
+}
+
+static u64 to_sectors(unsigned int kib)
+{
+	return (u64)kib << (10 - SECTOR_SHIFT);
+}
+
+void dm_clone_hydration_set_rate(struct dm_clone_hydration *h, unsigned int rate)
+{
+	dm_clone_pacer_set_limit(h->pacer, to_sectors(rate));
+	dm_clone_copier_hurry(h->copier);
+	dm_clone_hydration_kick(h);
+}
+
+void dm_clone_hydration_set_floor(struct dm_clone_hydration *h, unsigned int floor)
+{
+	dm_clone_pacer_set_floor(h->pacer, to_sectors(floor));
+	dm_clone_copier_hurry(h->copier);
+	dm_clone_hydration_kick(h);
+}
+
+void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h, unsigned int nr)
+{
+	WRITE_ONCE(h->max_errors, nr);
+}
+
+static unsigned int limit(struct dm_clone_hydration *h, unsigned int given,
+			  unsigned int default_sectors)
+{
+	return given ?: max(default_sectors >> h->geo->region_shift, 1U);
+}
+
+unsigned int dm_clone_hydration_threshold(struct dm_clone_hydration *h)
+{
+	return limit(h, READ_ONCE(h->threshold), DM_CLONE_MAX_WINDOW);
+}
+
+unsigned int dm_clone_hydration_batch_size(struct dm_clone_hydration *h)
+{
+	return limit(h, READ_ONCE(h->batch_size), DM_CLONE_MAX_PIECE);
+}
+
+unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h)
+{
+	return atomic_long_read(&h->nr_in_flight);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Batches
+ *---------------------------------------------------------------
+ */
+
+/* Does a bio wait for the claim?  Just a hint: without the claims' lock. */
+static bool is_awaited(struct dm_clone_job *job)
+{
+	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, job);
+	struct batch *batch = container_of(copy, struct batch, copy);
+
+	return READ_ONCE(batch->claim.waiters.head);
+}
+
+/* The percentage of the time that copies may take. */
+static unsigned int duty(struct dm_clone_hydration *h)
+{
+	return clamp(READ_ONCE(h->throttle->throttle), 1U, 100U);
+}
+
+/* How long to do nothing after @batch, in jiffies. */
+static unsigned long pause_after(struct dm_clone_hydration *h, struct batch *batch)
+{
+	unsigned int percent = duty(h);
+
+	return (jiffies - batch->started + 1) * (100 - percent) / percent;
+}
+
+/* Start nothing within the next @pause jiffies. */
+static void __pause(struct dm_clone_hydration *h, unsigned long pause)
+{
+	lockdep_assert_held(&h->lock);
+
+	h->resume_at = max(h->resume_at, get_jiffies_64() + pause);
+}
+
+/* Others may have the regions now; those that wait for them start again. */
+static void release_claim(struct dm_clone_hydration *h, struct batch *batch)
+{
+	struct bio_list waiters = BIO_EMPTY_LIST;
+
+	dm_clone_claim_release(h->claims, &batch->claim, &waiters);
+	h->events.released(h->events.context, &waiters);
+}
+
+static void __wake_if_idle(struct dm_clone_hydration *h)
+{
+	lockdep_assert_held(&h->lock);
+
+	if (!h->nr_background && !h->zeroing)
+		wake_up(&h->idle);
+}
+
+static void finish_batch(struct batch *batch)
+{
+	struct dm_clone_hydration *h = batch->copy.hydration;
+	unsigned long nr = batch->claim.end - batch->claim.begin;
+	unsigned long flags;
+
+	release_claim(h, batch);
+
+	/*
+	 * All under the lock: dm_clone_hydration_wait() takes it before it goes
+	 * on, perhaps to free the engine.
+	 */
+	spin_lock_irqsave(&h->lock, flags);
+	h->pass_failed |= batch->failed;
+	h->nr_background -= nr;
+	if (duty(h) < 100)
+		__pause(h, pause_after(h, batch));
+	mempool_free(batch, &h->batch_pool);
+	dm_clone_hydration_kick(h);
+	__wake_if_idle(h);
+	spin_unlock_irqrestore(&h->lock, flags);
+}
+
+/* A region could not be copied. */
+static void count_failure(struct dm_clone_hydration *h)
+{
+	unsigned int max_errors = READ_ONCE(h->max_errors);
+	unsigned long flags;
+
+	spin_lock_irqsave(&h->lock, flags);
+	h->stats.failed++;
+	h->nr_errors++;
+	if (max_errors && h->nr_errors >= max_errors && h->enabled) {
+		h->enabled = false;
+		h->gave_up = true;
+		h->report = true;
+	}
+	spin_unlock_irqrestore(&h->lock, flags);
+}
+
+/* Tell the target, once. */
+static void report_giving_up(struct dm_clone_hydration *h)
+{
+	bool report;
+
+	spin_lock_irq(&h->lock);
+	report = h->report;
+	h->report = false;
+	spin_unlock_irq(&h->lock);
+
+	if (report)
+		h->events.gave_up(h->events.context);
+}
+
+/* A batch that failed as a whole, or a region of it, has been copied. */
+static void copied_one(struct dm_clone_copy *copy, blk_status_t status)
+{
+	struct batch *batch = container_of(copy, struct batch, copy);
+	struct dm_clone_hydration *h = copy->hydration;
+	unsigned long flags;
+	bool again;
+
+	if (status && status != DM_CLONE_CANCELLED) {
+		batch->failed = true;
+		count_failure(h);
+	}
+
+	/*
+	 * Not from here: copies of one region each could nest without end.  And
+	 * not at all if somebody waits for the claim, or for everything to stop:
+	 * each region may take as long as a device takes to give up.
+	 */
+	spin_lock_irqsave(&h->lock, flags);
+	again = batch->next != batch->claim.end && h->running && h->enabled &&
+		!is_awaited(&copy->job);
+	if (!again && h->running)
+		batch->failed |= batch->next != batch->claim.end;
+	if (again) {
+		list_add_tail(&batch->list, &h->to_retry);
+		dm_clone_hydration_kick(h);
+	}
+	spin_unlock_irqrestore(&h->lock, flags);
+
+	/* What has been left out will be found by the next pass. */
+	if (!again)
+		finish_batch(batch);
+}
+
+static void copied_batch(struct dm_clone_copy *copy, blk_status_t status)
+{
+	struct batch *batch = container_of(copy, struct batch, copy);
+
+	if (status && status != DM_CLONE_CANCELLED &&
+	    batch->claim.end - batch->claim.begin > 1)
+		status = BLK_STS_OK;
+	else
+		batch->next = batch->claim.end;
+
+	copied_one(copy, status);
+}
+
+static struct batch *pop_to_retry(struct dm_clone_hydration *h)
+{
+	struct batch *batch;
+
+	spin_lock_irq(&h->lock);
+	batch = list_first_entry_or_null(&h->to_retry, struct batch, list);
+	if (batch)
+		list_del(&batch->list);
+	spin_unlock_irq(&h->lock);
+
+	return batch;
+}
+
+static void retry_batches(struct dm_clone_hydration *h)
+{
+	struct batch *batch;
+
+	while ((batch = pop_to_retry(h))) {
+		batch->copy.claim.begin = batch->next++;
+		batch->copy.claim.end = batch->next;
+		copy_regions(h, &batch->copy, DM_CLONE_BACKGROUND, is_awaited,
+			     copied_one);
+	}
+}
+
+/*
+ *---------------------------------------------------------------
+ * Ranges sent by the administrator
+ *---------------------------------------------------------------
+ */
+
+static void free_ranges(struct list_head *list)
+{
+	struct listed_range *r, *tmp;
+
+	list_for_each_entry_safe(r, tmp, list, list)
+		kfree(r);
+}
+
+/* Has @range been listed last?  Who wants to know how far it has got sends it again. */
+static bool __is_listed(struct range_list *list, const struct dm_clone_range *range)
+{
+	struct listed_range *last;
+
+	if (list_empty(&list->list))
+		return false;
+
+	last = list_last_entry(&list->list, struct listed_range, list);
+
+	return last->range.begin == range->begin && last->range.end == range->end;
+}
+
+static struct listed_range *new_range(const struct dm_clone_range *range)
+{
+	struct listed_range *r = kmalloc(sizeof(*r), GFP_KERNEL);
+
+	if (r) {
+		r->range = *range;
+		r->next = range->begin;
+	}
+
+	return r;
+}
+
+static int add_ranges(struct dm_clone_hydration *h, struct range_list *list,
+		      const struct dm_clone_range *ranges, unsigned int nr)
+{
+	LIST_HEAD(new);
+	unsigned int i;
+	int r = 0;
+
+	if (nr > MAX_RANGES)
+		return -E2BIG;
+
+	for (i = 0; i < nr; i++) {
+		struct listed_range *range = new_range(&ranges[i]);
+
+		if (!range) {
+			free_ranges(&new);
+			return -ENOMEM;
+		}
+		list_add_tail(&range->list, &new);
+	}
+
+	spin_lock_irq(&h->lock);
+	if (nr == 1 && __is_listed(list, ranges)) {
+		/* nothing to do */
+	} else if (nr > MAX_RANGES - list->nr) {
+		r = -EAGAIN;
+	} else {
+		list_splice_tail_init(&new, &list->list);
+		list->nr += nr;
+		h->resume_at = 0;	/* it's other regions that have failed */
+	}
+	spin_unlock_irq(&h->lock);
+
+	free_ranges(&new);
+	dm_clone_hydration_kick(h);
+
+	return r;
+}
+
+int dm_clone_hydration_want(struct dm_clone_hydration *h,
+			    const struct dm_clone_range *ranges, unsigned int nr)
+{
+	return add_ranges(h, &h->wanted, ranges, nr);
+}
+
+int dm_clone_hydration_skip(struct dm_clone_hydration *h,
+			    const struct dm_clone_range *ranges, unsigned int nr)
+{
+	return add_ranges(h, &h->empty, ranges, nr);
+}
+
+/* All is hydrated. */
+static void drop_ranges(struct dm_clone_hydration *h, struct range_list *list)
+{
+	LIST_HEAD(dropped);
+
+	spin_lock_irq(&h->lock);
+	list_splice_init(&list->list, &dropped);
+	list->nr = 0;
+	spin_unlock_irq(&h->lock);
+
+	free_ranges(&dropped);
+}
+
+/*
+ * The first range that has unhydrated regions, the first of which is *@begin; or
+ * NULL.  Only the work takes ranges off the list, so they stay while it uses them.
+ */
+static struct listed_range *next_range(struct dm_clone_hydration *h,
+				       struct range_list *list, unsigned long *begin)
+{
+	struct listed_range *r;
+
+	for (;;) {
+		spin_lock_irq(&h->lock);
+		r = list_first_entry_or_null(&list->list, struct listed_range, list);
+		spin_unlock_irq(&h->lock);
+
+		if (!r)
+			return NULL;
+
+		*begin = r->next;
+		if (*begin < r->range.end && dm_clone_is_region_hydrated(h->cmd, *begin))
+			dm_clone_find_run(h->cmd, *begin, r->range.end, begin);
+		if (*begin < r->range.end)
+			return r;
+
+		spin_lock_irq(&h->lock);
+		list_del(&r->list);
+		list->nr--;
+		spin_unlock_irq(&h->lock);
+		kfree(r);
+		cond_resched();
+	}
+}
+
+/*
+ *---------------------------------------------------------------
+ * The engine
+ *---------------------------------------------------------------
+ */
+
+void dm_clone_hydration_kick(struct dm_clone_hydration *h)
+{
+	if (!dm_clone_is_hydration_done(h->cmd))
+		mod_delayed_work(h->wq, &h->work, 0);
+}
+
+/*
+ * How many regions may be put in copy now, in one batch?  If the answer is none
+ * then something will kick us when it changes.
+ */
+static unsigned long room(struct dm_clone_hydration *h)
+{
+	unsigned long threshold = dm_clone_hydration_threshold(h), nr = 0;
+	unsigned int piece;
+	u64 wait;
+
+	spin_lock_irq(&h->lock);
+	if (!h->enabled || !h->running ||
+	    time_before64(get_jiffies_64(), h->resume_at))
+		nr = 0;
+	else if (duty(h) < 100)		/* one, and then the pause after it */
+		nr = h->nr_background ? 0 : threshold;
+	else if (h->nr_background < threshold)
+		nr = threshold - h->nr_background;
+	spin_unlock_irq(&h->lock);
+
+	/* What has been claimed but can't be started would only be in the way. */
+	if (!nr || dm_clone_copier_is_backlogged(h->copier))
+		return 0;
+
+	piece = dm_clone_pacer_room(h->pacer, &wait);
+	if (!piece && wait != U64_MAX)
+		queue_delayed_work(h->wq, &h->work, nsecs_to_jiffies(wait) + 1);
+	if (!piece)
+		return 0;
+
+	nr = min_t(unsigned long, nr, dm_clone_hydration_batch_size(h));
+	return min_t(unsigned long, nr, max(piece >> h->geo->region_shift, 1U));
+}
+
+/* Account for @nr regions to be copied, unless all has been stopped. */
+static bool account_start(struct dm_clone_hydration *h, unsigned long nr)
+{
+	bool r;
+
+	spin_lock_irq(&h->lock);
+	r = h->enabled && h->running;
+	if (r)
+		h->nr_background += nr;
+	spin_unlock_irq(&h->lock);
+
+	return r;
+}
+
+static void abandon_batch(struct dm_clone_hydration *h, struct batch *batch)
+{
+	release_claim(h, batch);
+	mempool_free(batch, &h->batch_pool);
+}
+
+/*
+ * Claim what is free of the unhydrated regions [begin, end), and have *@next point
+ * behind that.  If there's nothing to claim any more *@next points behind what is
+ * in the way, and NULL is returned; -ENOMEM: there will be memory later.
+ */
+static struct batch *claim_batch(struct dm_clone_hydration *h, unsigned long begin,
+				 unsigned long end, unsigned long *next)
+{
+	struct batch *batch = mempool_alloc(&h->batch_pool, GFP_NOWAIT);
+	unsigned long nr, taken_until;
+
+	if (!batch)
+		return ERR_PTR(-ENOMEM);
+
+	nr = dm_clone_claim_free_part(h->claims, &batch->claim, begin, end,
+				      &taken_until);
+	if (!nr) {
+		mempool_free(batch, &h->batch_pool);
+		*next = taken_until;
+		return NULL;
+	}
+
+	/* Now that they're ours: are they still as they were? */
+	if (!dm_clone_is_range_unhydrated(h->cmd, begin, nr)) {
+		abandon_batch(h, batch);
+		return NULL;
+	}
+
+	*next = begin + nr;
+	batch->copy.claim.begin = begin;
+	batch->copy.claim.end = begin + nr;
+
+	return batch;
+}
+
+/* Copy what is free of the unhydrated regions.  Returns true if it's worth going on. */
+static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
+			unsigned long end, unsigned long *next)
+{
+	struct batch *batch = claim_batch(h, begin, end, next);
+
+	/* No memory: then others are under way, and their end kicks us. */
+	if (IS_ERR_OR_NULL(batch))
+		return !batch;
+
+	if (!account_start(h, batch->claim.end - begin)) {
+		*next = begin;
+		abandon_batch(h, batch);
+		return false;
+	}
+
+	h->nr_started++;
+	batch->failed = false;
+	batch->started = jiffies;
+	batch->next = begin;
+	copy_regions(h, &batch->copy, DM_CLONE_BACKGROUND, is_awaited,
+		     copied_batch);
+
+	return true;
+}
+
+/*
+ * The cursor is at the end of the device.  Returns true if another pass is to
+ * begin now.
+ */
+static bool end_pass(struct dm_clone_hydration *h)
+{
+	bool over, failed, again;
+
+	spin_lock_irq(&h->lock);
+	/* The pass lasts until its last copy ends, which kicks us. */
+	over = !h->nr_background;
+	failed = h->pass_failed;
+	if (over && failed) {
+		__pause(h, h->pause);
+		h->pause = min_t(unsigned long, 2 * h->pause, MAX_PAUSE);
+		h->pass_failed = false;
+	} else if (over) {
+		h->pause = MIN_PAUSE;
+	}
+	spin_unlock_irq(&h->lock);
+
+	if (!over)
+		return false;
+
+	/*
+	 * If nothing was started, then all that was left had been claimed by
+	 * others.  Should one of them fail, we'll be kicked.
+	 */
+	again = h->nr_started && !failed && !dm_clone_is_hydration_done(h->cmd);
+	h->cursor = 0;
+	h->nr_started = 0;
+	if (failed)
+		dm_clone_hydration_kick(h);
+
+	return again;
+}
+
+/* Go on with the unhydrated region @begin, in what ends with region @end - 1. */
+static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
+		       unsigned long begin, unsigned long end, unsigned long *next)
+{
+	unsigned long run_end;
+
+	nr = min(nr, end - begin);
+	if (dm_clone_find_run(h->cmd, begin, begin + nr, &run_end))
+		return true;	/* hydrated by now, look for another */
+
+	return start_batch(h, begin, run_end, next);
+}
+
+static bool start_next(struct dm_clone_hydration *h)
+{
+	unsigned long begin, nr = room(h);
+	struct listed_range *range;
+
+	if (!nr)
+		return false;
+
+	range = next_range(h, &h->wanted, &begin);
+	if (range)
+		return start_from(h, nr, begin, range->range.end, &range->next);
+
+	begin = dm_clone_find_next_unhydrated_region(h->cmd, h->cursor);
+	if (begin >= h->geo->nr_regions)
+		return end_pass(h);
+
+	return start_from(h, nr, begin, h->geo->nr_regions, &h->cursor);
+}
+
+/* Empty regions have been zeroed. */
+static void skipped(struct dm_clone_copy *copy, blk_status_t status)
+{
+	struct batch *batch = container_of(copy, struct batch, copy);
+	struct dm_clone_hydration *h = copy->hydration;
+	unsigned long flags;
+
+	release_claim(h, batch);
+
+	/* All under the lock, as in finish_batch(). */
+	spin_lock_irqsave(&h->lock, flags);
+	h->zeroing = false;
+	mempool_free(batch, &h->batch_pool);
+	dm_clone_hydration_kick(h);
+	__wake_if_idle(h);
+	spin_unlock_irqrestore(&h->lock, flags);
+}
+
+/* One at a time, unless all has been stopped. */
+static bool account_zeroing(struct dm_clone_hydration *h)
+{
+	bool r;
+
+	spin_lock_irq(&h->lock);
+	r = h->running && !h->zeroing;
+	if (r)
+		h->zeroing = true;
+	spin_unlock_irq(&h->lock);
+
+	return r;
+}
+
+/*
+ * Have some empty regions hydrated.  Those that another has claimed are his.
+ * Returns true if it's worth going on at once.
+ */
+static bool skip_next(struct dm_clone_hydration *h)
+{
+	unsigned long nr = max(MAX_ZEROING >> h->geo->region_shift, 1U);
+	unsigned long begin, end;
+	struct listed_range *range;
+	struct batch *batch;
+	bool zeroed;
+
+	range = next_range(h, &h->empty, &begin);
+	if (!range || !READ_ONCE(h->running) || READ_ONCE(h->zeroing))
+		return false;
+
+	zeroed = READ_ONCE(h->dest_zeroed);
+	if (zeroed)
+		nr = max(nr, MAX_MARKING);
+	end = min(range->range.end, begin + nr);
+	if (dm_clone_find_run(h->cmd, begin, end, &end))
+		return true;	/* hydrated by now */
+
+	batch = claim_batch(h, begin, end, &range->next);
+	if (IS_ERR_OR_NULL(batch))
+		return !batch;
+
+	/*
+	 * The look that counts is the one with the claim: nobody else spoils these
+	 * regions now.  No longer zeroed: that's too much to be zeroed at a time.
+	 */
+	if (zeroed && !READ_ONCE(h->dest_zeroed)) {
+		range->next = begin;
+		abandon_batch(h, batch);
+		return true;
+	}
+
+	if (!account_zeroing(h)) {
+		range->next = begin;
+		abandon_batch(h, batch);
+		return false;
+	}
+
+	/* The claim of the batch is the one that is met. */
+	WRITE_ONCE(batch->claim.lengthy, true);
+	zero_regions(h, &batch->copy, DM_CLONE_BY_SKIPPING, zeroed, skipped);
+
+	return true;
+}
+
+/* In jiffies; 0: now. */
+static unsigned long time_to_wait(struct dm_clone_hydration *h)
+{
+	u64 now = get_jiffies_64();
+	unsigned long wait = 0;
+
+	spin_lock_irq(&h->lock);
+	if (h->enabled && h->running && time_before64(now, h->resume_at))
+		wait = h->resume_at - now;
+	spin_unlock_irq(&h->lock);
+
+	return wait;
+}
+
+void dm_clone_hydration_hurry(struct dm_clone_hydration *h)
+{
+	dm_clone_copier_hurry(h->copier);
+}
+
+bool dm_clone_hydration_is_watching(struct dm_clone_hydration *h)
+{
+	return READ_ONCE(h->enabled);
+}
+
+u64 dm_clone_hydration_user_start(struct dm_clone_hydration *h)
+{
+	return dm_clone_pacer_user_start(h->pacer);
+}
+
+void dm_clone_hydration_user_end(struct dm_clone_hydration *h, u64 start)
+{
+	dm_clone_pacer_user_end(h->pacer, start);
+}
+
+static void do_hydration(struct work_struct *work)
+{
+	struct dm_clone_hydration *h =
+		container_of(to_delayed_work(work), struct dm_clone_hydration, work);
+	unsigned long wait;
+
+	if (dm_clone_is_hydration_done(h->cmd)) {
+		drop_ranges(h, &h->wanted);
+		drop_ranges(h, &h->empty);
+		return;
+	}
+
+	while (skip_next(h))
+		cond_resched();
+	retry_batches(h);
+	report_giving_up(h);
+
+	wait = time_to_wait(h);
+	if (wait) {
+		queue_delayed_work(h->wq, &h->work, wait);
+		return;
+	}
+
+	while (start_next(h))
+		cond_resched();
+}
+
+void dm_clone_hydration_enable(struct dm_clone_hydration *h, bool enable)
+{
+	spin_lock_irq(&h->lock);
+	h->enabled = enable;
+	h->gave_up = false;
+	if (enable) {
+		h->nr_errors = 0;
+		h->pass_failed = false;
+		h->pause = MIN_PAUSE;
+		h->resume_at = 0;
+	}
+	spin_unlock_irq(&h->lock);
+
+	if (enable)
+		dm_clone_hydration_kick(h);
+}
+
+bool dm_clone_hydration_is_enabled(struct dm_clone_hydration *h)
+{
+	return READ_ONCE(h->enabled);
+}
+
+void dm_clone_hydration_stop(struct dm_clone_hydration *h)
+{
+	spin_lock_irq(&h->lock);
+	h->running = false;
+	spin_unlock_irq(&h->lock);
+
+	/* A large region may take long, at its pace even more so. */
+	dm_clone_copier_cancel(h->copier);
+}
+
+void dm_clone_hydration_wait(struct dm_clone_hydration *h)
+{
+	spin_lock_irq(&h->lock);
+	wait_event_lock_irq(h->idle, !h->nr_background && !h->zeroing, h->lock);
+	spin_unlock_irq(&h->lock);
+
+	cancel_delayed_work_sync(&h->work);
+	dm_clone_copier_shrink(h->copier);
+}
+
+void dm_clone_hydration_shrink(struct dm_clone_hydration *h)
+{
+	/* The work drops what is listed. */
+	queue_delayed_work(h->wq, &h->work, 0);
+	dm_clone_copier_shrink(h->copier);
+}
+
+void dm_clone_hydration_start(struct dm_clone_hydration *h)
+{
+	spin_lock_irq(&h->lock);
+	h->running = true;
+	if (!h->first_start)
+		h->first_start = ktime_get();
+	spin_unlock_irq(&h->lock);
+
+	dm_clone_hydration_kick(h);
+}
+
+static const char *__state(struct dm_clone_hydration *h)
+{
+	lockdep_assert_held(&h->lock);
+
+	if (h->gave_up)
+		return "stopped";
+	if (!h->enabled || !h->running)
+		return "paused";
+	if (duty(h) < 100 || dm_clone_pacer_is_limited(h->pacer))
+		return "limited";
+
+	return "running";
+}
+
+void dm_clone_hydration_get_stats(struct dm_clone_hydration *h,
+				  struct dm_clone_hydration_stats *stats)
+{
+	unsigned long flags;
+	s64 ms;
+
+	spin_lock_irqsave(&h->lock, flags);
+	*stats = h->stats;
+	stats->state = __state(h);
+	ms = h->first_start ? ktime_ms_delta(ktime_get(), h->first_start) : 0;
+	spin_unlock_irqrestore(&h->lock, flags);
+
+	stats->rate = dm_clone_pacer_rate(h->pacer);
+	stats->average_rate = 0;
+	if (ms > 0)
+		stats->average_rate = div64_u64(stats->hydrated[DM_CLONE_BY_COPY] *
+						MSEC_PER_SEC, ms);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Making and destroying
+ *---------------------------------------------------------------
+ */
+
+struct dm_clone_hydration *
+dm_clone_hydration_create(const struct dm_clone_geometry *geo,
+			  struct dm_clone_metadata *cmd,
+			  struct dm_clone_claims *claims,
+			  struct workqueue_struct *wq,
+			  struct dm_kcopyd_throttle *throttle,
+			  const struct dm_clone_hydration_events *events)
+{
+	struct dm_clone_hydration *h = kzalloc(sizeof(*h), GFP_KERNEL);
+	int r;
+
+	if (!h)
+		return ERR_PTR(-ENOMEM);
+
+	h->geo = geo;
+	h->cmd = cmd;
+	h->claims = claims;
+	h->wq = wq;
+	h->events = *events;
+	h->pause = MIN_PAUSE;
+	INIT_DELAYED_WORK(&h->work, do_hydration);
+	spin_lock_init(&h->lock);
+	init_waitqueue_head(&h->idle);
+	INIT_LIST_HEAD(&h->to_retry);
+	INIT_LIST_HEAD(&h->wanted.list);
+	INIT_LIST_HEAD(&h->empty.list);
+
+	r = mempool_init_kmalloc_pool(&h->batch_pool, MIN_BATCHES,
+				      sizeof(struct batch));
+	if (r)
+		goto bad;
+
+	h->throttle = throttle;
+	h->kcopyd = dm_kcopyd_client_create(throttle);
+	if (IS_ERR(h->kcopyd)) {
+		r = PTR_ERR(h->kcopyd);
+		goto bad_pool;
+	}
+
+	h->pacer = dm_clone_pacer_create();
+	if (!h->pacer) {
+		r = -ENOMEM;
+		goto bad_kcopyd;
+	}
+
+	h->copier = dm_clone_copier_create(geo->source, geo->dest, wq, h->pacer);
+	if (IS_ERR(h->copier)) {
+		r = PTR_ERR(h->copier);
+		goto bad_pacer;
+	}
+
+	return h;
+
+bad_pacer:
+	dm_clone_pacer_destroy(h->pacer);
+bad_kcopyd:
+	dm_kcopyd_client_destroy(h->kcopyd);
+bad_pool:
+	mempool_exit(&h->batch_pool);
+bad:
+	kfree(h);
+	return ERR_PTR(r);
+}
+
+void dm_clone_hydration_destroy(struct dm_clone_hydration *h)
+{
+	dm_clone_hydration_wait(h);
+	free_ranges(&h->wanted.list);
+	free_ranges(&h->empty.list);
+	dm_clone_copier_destroy(h->copier);
+	dm_clone_pacer_destroy(h->pacer);
+	dm_kcopyd_client_destroy(h->kcopyd);
+	mempool_exit(&h->batch_pool);
+	kfree(h);
+}

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * Hydration: getting regions from the source to the destination.
+ *
+ * Two ways to use it.  For regions that somebody is waiting for, the target
+ * claims them itself and has them copied, or zeroed, at once.  The rest is done
+ * in the background: the engine here looks for unhydrated regions, claims them
+ * and copies them, a batch at a time, up to a number of regions in copy at once.
+ * The end of one copy starts the next.
+ *
+ * Copies set the hydrated bits of what they have copied before they report that
+ * they are done.  Whoever made the claim releases it.
+ */
+#ifndef DM_CLONE_HYDRATION_H
+#define DM_CLONE_HYDRATION_H
+
+#include <linux/blk_types.h>
+#include <linux/dm-kcopyd.h>
+#include <linux/workqueue.h>
+
+#include "dm-clone-claim.h"
+#include "dm-clone-copier.h"
+#include "dm-clone-metadata.h"
+
+/* How the two devices are cut into regions. */
+struct dm_clone_geometry {
+	struct block_device *source;
+	struct block_device *dest;
+	sector_t size;			/* of the target */
+	unsigned int region_shift;	/* log2 of the region size in sectors */
+	unsigned long nr_regions;	/* the last one may be short */
+};
+
+/* Where region @region begins. */
+static inline sector_t dm_clone_region_start(const struct dm_clone_geometry *geo,
+					     unsigned long region)
+{
+	return (sector_t)region << geo->region_shift;
+}
+
+/* Where the range that ends with region @end - 1 ends. */
+static inline sector_t dm_clone_range_end(const struct dm_clone_geometry *geo,
+					  unsigned long end)
+{
+	return min(dm_clone_region_start(geo, end), geo->size);
+}
+
+struct dm_clone_hydration;
+struct dm_clone_copy;
+
+/* What has hydrated regions, or was to. */
+enum dm_clone_means {
+	DM_CLONE_BY_COPY,	/* in the background or on demand */
+	DM_CLONE_BY_ZEROING,	/* of discarded regions */
+	DM_CLONE_BY_READ,	/* with what a reader was given */
+	DM_CLONE_BY_SKIPPING,	/* of regions known to be empty */
+	DM_CLONE_NR_MEANS
+};
+
+/* How that has ended. */
+struct dm_clone_outcome {
+	blk_status_t status;
+	bool read_failed;	/* if it failed: of the source; else of the destination */
+	sector_t sector;	/* and where */
+};
+
+/* Any context. */
+typedef void (*dm_clone_copied_fn)(struct dm_clone_copy *copy,
+				   blk_status_t status);
+
+/*
+ * A copy to be made: the memory is the caller's until @done is called, and
+ * the caller's to free from then on.
+ */
+struct dm_clone_copy {
+	struct dm_clone_claim claim;	/* the regions to copy */
+
+	/* The engine's. */
+	struct dm_clone_hydration *hydration;
+	struct dm_clone_job job;
+	enum dm_clone_means zeroed_by;
+	dm_clone_copied_fn done;
+};
+
+/* What the engine tells the target.  Any context. */
+struct dm_clone_hydration_events {
+	/* Some hydrated bits were set. */
+	void (*hydrated)(void *context);
+	/* These bios have waited for a claim that is gone, map them again. */
+	void (*released)(void *context, struct bio_list *waiters);
+	/* Disabled, because of too many errors.  Process context. */
+	void (*gave_up)(void *context);
+	/* A region that counts as unhydrated may have been written to. */
+	void (*spoilt)(void *context);
+	void *context;
+};
+
+/*
+ * @geo, @cmd and @claims must outlive the engine; work is done on @wq, which
+ * must be able to make progress under memory pressure.  The engine is created
+ * disabled and suspended.  Returns an ERR_PTR() on failure.
+ */
+struct dm_clone_hydration *
+dm_clone_hydration_create(const struct dm_clone_geometry *geo,
+			  struct dm_clone_metadata *cmd,
+			  struct dm_clone_claims *claims,
+			  struct workqueue_struct *wq,
+			  struct dm_kcopyd_throttle *throttle,
+			  const struct dm_clone_hydration_events *events);
+
+/* The engine must be suspended, and no copy of the target's under way. */
+void dm_clone_hydration_destroy(struct dm_clone_hydration *h);
+
+/*
+ * Copy, or zero, the regions of @copy->claim, which the caller has claimed.
+ * On success they are hydrated when @done is called.  To zero may sleep.
+ */
+void dm_clone_copy_regions(struct dm_clone_hydration *h,
+			   struct dm_clone_copy *copy, dm_clone_copied_fn done);
+void dm_clone_zero_regions(struct dm_clone_hydration *h,
+			   struct dm_clone_copy *copy, dm_clone_copied_fn done);
+
+/*
+ * For who hydrates regions himself, and owns the claim to them: it begins, and it
+ * has ended.  If it went well then end sets the hydrated bits.  Any context.
+ */
+void dm_clone_hydration_begin(struct dm_clone_hydration *h,
+			      const struct dm_clone_claim *claim);
+void dm_clone_hydration_end(struct dm_clone_hydration *h,
+			    const struct dm_clone_claim *claim,
+			    enum dm_clone_means means,
+			    const struct dm_clone_outcome *outcome);
+
+/*
+ * Regions that are not hydrated are known to be zero in the destination, or no
+ * longer.  Then there's nothing to write in order to zero them.
+ */
+void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed);
+
+/*
+ * What the administrator knows of regions: some are to be hydrated before the
+ * rest; others are empty in the source, and need not be copied.  Both are put on
+ * a list and done in that order, the former while hydration is enabled, the latter
+ * in any case.  Ranges [begin, end), @nr of them, all or none are taken.
+ *
+ * Returns -EAGAIN if too much is on the list, -E2BIG if these alone are too many, or
+ * -ENOMEM.  May sleep.
+ */
+struct dm_clone_range {
+	unsigned long begin;
+	unsigned long end;
+};
+
+int dm_clone_hydration_want(struct dm_clone_hydration *h,
+			    const struct dm_clone_range *ranges, unsigned int nr);
+int dm_clone_hydration_skip(struct dm_clone_hydration *h,
+			    const struct dm_clone_range *ranges, unsigned int nr);
+
+/* Background hydration, as wanted by the administrator. */
+void dm_clone_hydration_enable(struct dm_clone_hydration *h, bool enable);
+bool dm_clone_hydration_is_enabled(struct dm_clone_hydration *h);
+
+/*
+ * Background hydration, as the life of the device has it.  stop: nothing new is
+ * started from now on, and no more of what is under way than can't be helped.
+ * wait: nothing is in flight any more; sleeps, and wants stop to have been
+ * called.
+ */
+void dm_clone_hydration_stop(struct dm_clone_hydration *h);
+void dm_clone_hydration_wait(struct dm_clone_hydration *h);
+void dm_clone_hydration_start(struct dm_clone_hydration *h);
+
+/* Nothing more will be copied in the background: free the memory for that. */
+void dm_clone_hydration_shrink(struct dm_clone_hydration *h);
+
+/* There may be something to do again: a claim failed.  Any context. */
+void dm_clone_hydration_kick(struct dm_clone_hydration *h);
+
+/* A bio is waiting for a claim, perhaps of a background copy.  Any context. */
+void dm_clone_hydration_hurry(struct dm_clone_hydration *h);
+
+/*
+ * A bio of the user is sent down, or has ended; between the two its start is
+ * kept by the caller.  Only if is_watching().  Any context.
+ */
+bool dm_clone_hydration_is_watching(struct dm_clone_hydration *h);
+u64 dm_clone_hydration_user_start(struct dm_clone_hydration *h);
+void dm_clone_hydration_user_end(struct dm_clone_hydration *h, u64 start);
+
+/*
+ * Settings of the administrator.  The most regions in copy at once, and in one
+ * copy; 0: not limited by him.
+ */
+void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h, unsigned int nr);
+void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h, unsigned int nr);
+
+/* KiB a second that background copies do not exceed; 0: no limit. */
+void dm_clone_hydration_set_rate(struct dm_clone_hydration *h, unsigned int rate);
+
+/* KiB a second that user I/O leaves to background copies. */
+void dm_clone_hydration_set_floor(struct dm_clone_hydration *h, unsigned int floor);
+
+/* Give up after so many failed copies of a region; 0: never. */
+void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h, unsigned int nr);
+
+/* The limits in force, never 0. */
+unsigned int dm_clone_hydration_threshold(struct dm_clone_hydration *h);
+unsigned int dm_clone_hydration_batch_size(struct dm_clone_hydration *h);
+
+/* The number of regions in copy, for whatever reason. */
+unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h);
+
+struct dm_clone_hydration_stats {
+	const char *state;	/* running, limited, paused or stopped */
+	u64 hydrated[DM_CLONE_NR_MEANS]; /* sectors */
+	u64 failed;		/* copies of a region, in the background */
+	u64 read_errors;	/* of all means; of the source */
+	u64 write_errors;	/* of the destination */
+	int last_error;		/* errno of the last of these, or 0 */
+	sector_t last_error_sector; /* where the bio that met it began */
+	u64 rate;		/* sectors in the last second, in the background */
+	u64 average_rate;	/* sectors a second, since it was first started */
+};
+
+/* Any context; does not wait for anything. */
+void dm_clone_hydration_get_stats(struct dm_clone_hydration *h,
+				  struct dm_clone_hydration_stats *stats);
+
+#endif /* DM_CLONE_HYDRATION_H */

@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The pacer, see dm-clone-pacer.h.
+ */
+
+#include <linux/bits.h>
+#include <linux/ktime.h>
+#include <linux/log2.h>
+#include <linux/math64.h>
+#include <linux/percpu.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+
+#include "dm-clone-pacer.h"
+
+/* Window to begin with, and the least that is ever in flight.  In sectors. */
+#define FIRST_WINDOW	(16U << (20 - SECTOR_SHIFT))
+#define MIN_WINDOW	(2U << (20 - SECTOR_SHIFT))
+
+/* While user I/O goes on it is looked at this often, in ns. */
+#define LOOK_PERIOD	(10 * NSEC_PER_MSEC)
+/* ... and the pace adapted to its latency this often. */
+#define ADAPT_PERIOD	(100 * NSEC_PER_MSEC)
+
+/* A piece takes about this time at the rate that is allowed, in 1/s. */
+#define PIECES_PER_SECOND 32
+
+/* For the latency to be judged so many have to have ended, or a second has passed. */
+#define MIN_SAMPLES	8
+
+/* The pace has doubled so often when it's taken for no limit at all. */
+#define MAX_IDLE_LOOKS	16
+
+/* After so long without user I/O what has been learnt of it is forgotten. */
+#define FORGET_AFTER	(5 * NSEC_PER_SEC)
+
+/* What was not used of the rate may be caught up with for this long, in ns. */
+#define BURST		(25 * NSEC_PER_MSEC)
+
+/* Bounds that keep the arithmetic in 64 bits: sectors a second, ns. */
+#define MAX_PACE	BIT_ULL(32)
+#define MAX_LATENCY	(10ULL * NSEC_PER_SEC)
+
+/* Latency that user I/O may gain before it counts as disturbed, in ns. */
+#define LATENCY_SLACK	(200 * NSEC_PER_USEC)
+
+struct user_io {
+	u64 started;
+	u64 ended;
+	u64 latency;		/* of all that have ended */
+};
+
+struct dm_clone_pacer {
+	struct user_io __percpu *user;
+
+	spinlock_t lock;	/* protects the rest */
+
+	u64 limit;
+	u64 floor;
+	unsigned int in_flight;
+	u64 next_start;		/* not before, if there's a rate to keep */
+
+	/*
+	 * The window, in rounds: a round ends when as much as the window has
+	 * been copied since it began.
+	 */
+	unsigned int window;
+	bool opening;		/* and it still pays */
+	bool held_back;		/* in this round something else was the limit */
+	u64 bandwidth;		/* the best of late */
+	u64 latency;		/* the least of late that a piece took */
+	u64 round_start;
+	u64 round_done;		/* sectors */
+
+	/* User I/O. */
+	bool busy;
+	u64 busy_until;		/* the last look that found some */
+	u64 looked;		/* when */
+	struct user_io seen;	/* then */
+	u64 adapted;		/* when */
+	struct user_io before;	/* then */
+	u64 pace;		/* beside user I/O */
+	unsigned int idle_looks; /* since there was some: the pace doubles with each */
+	bool climbing;		/* it hasn't been disturbed yet */
+	bool paced;		/* the pace was what held copies back since then */
+	u64 baseline;		/* average latency that is not disturbed */
+
+	/* For stats: what was copied in the last second, or a little longer. */
+	u64 rate;
+	u64 rate_start;
+	u64 rate_done;		/* sectors since */
+};
+
+/*
+ *---------------------------------------------------------------
+ * User I/O
+ *---------------------------------------------------------------
+ */
+
+u64 dm_clone_pacer_user_start(struct dm_clone_pacer *pacer)
+{
+	this_cpu_inc(pacer->user->started);
+
+	return ktime_get_ns();
+}
+
+void dm_clone_pacer_user_end(struct dm_clone_pacer *pacer, u64 start)
+{
+	this_cpu_inc(pacer->user->ended);
+	this_cpu_add(pacer->user->latency, ktime_get_ns() - start);
+}
+
+/* Not a snapshot: it need not be one. */
+static struct user_io sum_user_io(struct dm_clone_pacer *pacer)
+{
+	struct user_io sum = {};
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		const struct user_io *io = per_cpu_ptr(pacer->user, cpu);
+
+		sum.ended += READ_ONCE(io->ended);
+		sum.latency += READ_ONCE(io->latency);
+		sum.started += READ_ONCE(io->started);
+	}
+
+	return sum;
+}
+
+static u64 __floor(struct dm_clone_pacer *pacer)
+{
+	return max_t(u64, pacer->floor, DM_CLONE_MIN_PIECE);
+}
+
+/* Additive enough to get going from the floor, multiplicative further on. */
+static void __adapt_pace(struct dm_clone_pacer *pacer, u64 latency)
+{
+	bool at_floor = pacer->pace <= __floor(pacer);
+
+	/* What it's like with hardly any copying; forgotten by and by. */
+	if (!pacer->baseline)
+		pacer->baseline = latency;
+	else if (at_floor || latency < pacer->baseline)
+		pacer->baseline = (pacer->baseline + latency) / 2;
+	else
+		pacer->baseline += pacer->baseline / 64;
+
+	if (latency > pacer->baseline + pacer->baseline / 2 + LATENCY_SLACK) {
+		pacer->pace /= 2;
+		pacer->climbing = false;
+	} else if (pacer->paced) {
+		pacer->pace += pacer->climbing ? pacer->pace : pacer->pace / 4;
+	}
+
+	pacer->pace = clamp(pacer->pace, __floor(pacer), MAX_PACE);
+	pacer->paced = false;
+}
+
+/* A user who comes back after a short pause finds things as he left them. */
+static void __begin_busy(struct dm_clone_pacer *pacer, u64 now)
+{
+	if (!pacer->busy_until || now - pacer->busy_until > FORGET_AFTER) {
+		pacer->pace = __floor(pacer);
+		pacer->baseline = 0;
+		pacer->climbing = true;
+	}
+
+	pacer->busy = true;
+	pacer->adapted = now;
+	pacer->before = pacer->seen;
+}
+
+/* The rate beside user I/O, and for a moment after it. */
+static u64 __pace(struct dm_clone_pacer *pacer)
+{
+	return min(pacer->pace << pacer->idle_looks, MAX_PACE);
+}
+
+/*
+ * No user I/O: copies make use of that, but not of all of it at once.  If this is
+ * just a gap between two bios of the user, then the next one must not find the
+ * device with a whole window in its way.
+ */
+static void __go_idle(struct dm_clone_pacer *pacer)
+{
+	pacer->idle_looks++;
+	if (pacer->idle_looks > MAX_IDLE_LOOKS || __pace(pacer) > pacer->bandwidth)
+		pacer->busy = false;
+}
+
+/*
+ * Is there user I/O?  If some was started since the last look, or some is in
+ * flight.
+ */
+static void __look_at_user_io(struct dm_clone_pacer *pacer, u64 now)
+{
+	struct user_io io;
+	u64 nr_ended;
+	bool any;
+
+	if (now - pacer->looked < LOOK_PERIOD)
+		return;
+
+	io = sum_user_io(pacer);
+	any = io.started != pacer->seen.started || io.started != io.ended;
+	pacer->looked = now;
+	pacer->seen = io;
+
+	if (!any) {
+		if (pacer->busy)
+			__go_idle(pacer);
+		return;
+	}
+
+	if (!pacer->busy)
+		__begin_busy(pacer, now);
+	pacer->busy_until = now;
+	pacer->idle_looks = 0;
+
+	nr_ended = io.ended - pacer->before.ended;
+	if (now - pacer->adapted < ADAPT_PERIOD || !nr_ended ||
+	    (nr_ended < MIN_SAMPLES && now - pacer->adapted < NSEC_PER_SEC))
+		return;
+
+	__adapt_pace(pacer, div64_u64(io.latency - pacer->before.latency, nr_ended));
+	pacer->adapted = now;
+	pacer->before = io;
+}
+
+/*
+ *---------------------------------------------------------------
+ * The window
+ *---------------------------------------------------------------
+ */
+
+static unsigned int clamp_window(u64 window)
+{
+	return clamp_t(u64, window, MIN_WINDOW, DM_CLONE_MAX_WINDOW);
+}
+
+/* What is on its way at @rate while a piece takes its time, twice over. */
+static u64 __twice_under_way(struct dm_clone_pacer *pacer, u64 rate)
+{
+	return mul_u64_u64_div_u64(min(rate, MAX_PACE),
+				   2 * min(pacer->latency, MAX_LATENCY),
+				   NSEC_PER_SEC);
+}
+
+static void __begin_round(struct dm_clone_pacer *pacer, u64 now)
+{
+	pacer->round_start = now;
+	pacer->round_done = 0;
+	pacer->held_back = false;
+}
+
+static void __end_round(struct dm_clone_pacer *pacer, u64 now)
+{
+	u64 bandwidth = mul_u64_u64_div_u64(pacer->round_done, NSEC_PER_SEC,
+					    max(now - pacer->round_start, 1ULL));
+	bool faster = bandwidth > pacer->bandwidth + pacer->bandwidth / 8;
+
+	pacer->bandwidth = max(bandwidth, pacer->bandwidth - pacer->bandwidth / 16);
+	pacer->latency += pacer->latency / 64;
+
+	if (pacer->opening && faster) {
+		pacer->window = clamp_window(4ULL * pacer->window);
+	} else {
+		/* One that has been faster earns a wider window by itself. */
+		pacer->opening = false;
+		pacer->window = clamp_window(__twice_under_way(pacer, pacer->bandwidth));
+	}
+}
+
+static void __account_piece(struct dm_clone_pacer *pacer, unsigned int sectors,
+			    u64 took, u64 now)
+{
+	if (!pacer->latency || took < pacer->latency)
+		pacer->latency = max(took, 1ULL);
+
+	pacer->round_done += sectors;
+	if (pacer->round_done < pacer->window)
+		return;
+
+	/* How fast it could have been does not show if it was held back. */
+	if (!pacer->held_back)
+		__end_round(pacer, now);
+	__begin_round(pacer, now);
+}
+
+/*
+ *---------------------------------------------------------------
+ * The answer
+ *---------------------------------------------------------------
+ */
+
+/* The rate to be kept now; 0: none. */
+static u64 __allowed_rate(struct dm_clone_pacer *pacer)
+{
+	if (!pacer->busy)
+		return pacer->limit;
+
+	return pacer->limit ? min(pacer->limit, __pace(pacer)) : __pace(pacer);
+}
+
+static unsigned int piece_size(u64 rate, unsigned int window)
+{
+	u64 size = rate ? div_u64(rate, PIECES_PER_SECOND) : window / 2;
+
+	size = clamp_t(u64, size, DM_CLONE_MIN_PIECE, DM_CLONE_MAX_PIECE);
+
+	return rounddown_pow_of_two(size);
+}
+
+unsigned int dm_clone_pacer_room(struct dm_clone_pacer *pacer, u64 *wait)
+{
+	unsigned int window, piece;
+	unsigned long flags;
+	u64 rate, now;
+
+	spin_lock_irqsave(&pacer->lock, flags);
+
+	now = ktime_get_ns();
+	__look_at_user_io(pacer, now);
+	rate = __allowed_rate(pacer);
+	window = pacer->window;
+	if (pacer->busy)
+		window = min_t(u64, window, max(__twice_under_way(pacer, rate),
+						__floor(pacer) / 4));
+	piece = piece_size(rate, window);
+
+	if (pacer->in_flight && pacer->in_flight + piece > window) {
+		piece = 0;
+		*wait = U64_MAX;
+	} else if (rate && now < pacer->next_start) {
+		pacer->held_back = true;
+		pacer->paced = true;
+		piece = 0;
+		*wait = pacer->next_start - now;
+		if (pacer->busy)
+			*wait = min_t(u64, *wait, LOOK_PERIOD);
+	}
+
+	spin_unlock_irqrestore(&pacer->lock, flags);
+
+	return piece;
+}
+
+u64 dm_clone_pacer_start(struct dm_clone_pacer *pacer, unsigned int sectors,
+			 bool asked)
+{
+	unsigned long flags;
+	u64 rate, now;
+
+	spin_lock_irqsave(&pacer->lock, flags);
+
+	now = ktime_get_ns();
+	if (!pacer->in_flight)
+		__begin_round(pacer, now);	/* it was idle, or held back */
+	pacer->in_flight += sectors;
+
+	rate = __allowed_rate(pacer);
+	if (rate && asked)
+		pacer->next_start = max(pacer->next_start, now - BURST) +
+			mul_u64_u64_div_u64(sectors, NSEC_PER_SEC, rate);
+
+	spin_unlock_irqrestore(&pacer->lock, flags);
+
+	return now;
+}
+
+static void __update_rate(struct dm_clone_pacer *pacer, u64 now)
+{
+	u64 passed = now - pacer->rate_start;
+
+	if (passed < NSEC_PER_SEC)
+		return;
+
+	pacer->rate = mul_u64_u64_div_u64(pacer->rate_done, NSEC_PER_SEC, passed);
+	pacer->rate_start = now;
+	pacer->rate_done = 0;
+}
+
+void dm_clone_pacer_end(struct dm_clone_pacer *pacer, unsigned int sectors,
+			u64 start, bool ok)
+{
+	unsigned long flags;
+	u64 now;
+
+	spin_lock_irqsave(&pacer->lock, flags);
+
+	now = ktime_get_ns();
+	pacer->in_flight -= sectors;
+	if (ok) {
+		__account_piece(pacer, sectors, now - start, now);
+		pacer->rate_done += sectors;
+	}
+	__update_rate(pacer, now);
+
+	spin_unlock_irqrestore(&pacer->lock, flags);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Settings and stats
+ *---------------------------------------------------------------
+ */
+
+void dm_clone_pacer_set_limit(struct dm_clone_pacer *pacer, u64 limit)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&pacer->lock, flags);
+	pacer->limit = limit;
+	pacer->next_start = 0;	/* what the old one has put off */
+	spin_unlock_irqrestore(&pacer->lock, flags);
+}
+
+void dm_clone_pacer_set_floor(struct dm_clone_pacer *pacer, u64 floor)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&pacer->lock, flags);
+	pacer->floor = floor;
+	pacer->next_start = 0;
+	spin_unlock_irqrestore(&pacer->lock, flags);
+}
+
+u64 dm_clone_pacer_rate(struct dm_clone_pacer *pacer)
+{
+	unsigned long flags;
+	u64 rate;
+
+	spin_lock_irqsave(&pacer->lock, flags);
+	__update_rate(pacer, ktime_get_ns());
+	rate = pacer->rate;
+	spin_unlock_irqrestore(&pacer->lock, flags);
+
+	return rate;
+}
+
+bool dm_clone_pacer_is_limited(struct dm_clone_pacer *pacer)
+{
+	unsigned long flags;
+	bool r;
+
+	spin_lock_irqsave(&pacer->lock, flags);
+	r = __allowed_rate(pacer);
+	spin_unlock_irqrestore(&pacer->lock, flags);
+
+	return r;
+}
+
+struct dm_clone_pacer *dm_clone_pacer_create(void)
+{
+	struct dm_clone_pacer *pacer = kzalloc(sizeof(*pacer), GFP_KERNEL);
+
+	if (!pacer)
+		return NULL;
+
+	pacer->user = alloc_percpu(struct user_io);
+	if (!pacer->user) {
+		kfree(pacer);
+		return NULL;
+	}
+
+	spin_lock_init(&pacer->lock);
+	pacer->floor = DM_CLONE_DEFAULT_FLOOR;
+	pacer->window = FIRST_WINDOW;
+	pacer->opening = true;
+	pacer->rate_start = ktime_get_ns();
+
+	return pacer;
+}
+
+void dm_clone_pacer_destroy(struct dm_clone_pacer *pacer)
+{
+	free_percpu(pacer->user);
+	kfree(pacer);
+}

@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The reader, see dm-clone-reader.h.
+ *
+ * A read goes its way like this:
+ *
+ *	prepared: the regions are claimed, the memory is there
+ *	  |	dm_clone_reader_submit()
+ *	reading: up to three bios, one of them for the user
+ *	  |	read_endio(): his is copied to his pages, and ended
+ *	  |	the last of them: put_reading()
+ *	in to_write
+ *	  |	work: do_write()
+ *	writing
+ *	  |	write_endio()
+ *	done: the regions are marked, the claim is released, the memory is freed
+ */
+
+#include <linux/bio.h>
+#include <linux/blk-cgroup.h>
+#include <linux/blkdev.h>
+#include <linux/jiffies.h>
+#include <linux/minmax.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+
+#include "dm-clone-buffer.h"
+#include "dm-clone-compat.h"
+#include "dm-clone-reader.h"
+
+/* Most memory in use, in sectors, and for what nobody has asked for yet: 16, 8 MiB. */
+#define MAX_MEMORY	(16U << (20 - SECTOR_SHIFT))
+#define MAX_AHEAD_MEMORY (MAX_MEMORY / 2)
+
+/* A task that frees memory by its I/O doesn't lend us its reserves. */
+#define NOWAIT_GFP	(GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN)
+
+/*
+ * After an error nothing is hydrated for so long, in jiffies.  Each attempt reads all
+ * of the regions, and has the writes to them wait for that.
+ */
+#define PAUSE		HZ
+
+/* How far a sequential reader is led by, in sectors: at first and at most. */
+#define FIRST_AHEAD	(256U << (10 - SECTOR_SHIFT))
+#define MAX_AHEAD	(4U << (20 - SECTOR_SHIFT))
+
+/* Pieces of that, in sectors. */
+#define AHEAD_PIECE	(256U << (10 - SECTOR_SHIFT))
+
+/* Readers that are followed, and after how many reads in a row. */
+#define NR_STREAMS	8
+#define MIN_IN_A_ROW	2
+
+/* Parts that a buffer is read in: for the user, before and behind that. */
+#define NR_PARTS	3
+
+struct dm_clone_read {
+	struct dm_clone_reader *reader;
+	struct dm_clone_claim claim;
+	unsigned int memory;		/* accounted for, in sectors */
+	sector_t sector;		/* the regions: what is in the buffer */
+	unsigned int nr_sectors;
+
+	struct bio *user;		/* NULL: nobody, or he has got it */
+	bool watched;			/* by the engine, which steps back for him, */
+	u64 start;			/* since then */
+	struct dm_clone_buffer *buffer;
+	struct bio bio;			/* for the user; also for the write */
+	struct bio head;		/* for what is left of the regions */
+	struct bio tail;
+	atomic_t nr_reading;		/* and one while starting */
+
+	struct dm_clone_outcome outcome; /* reader->lock */
+	struct list_head list;		/* in to_write; reader->lock */
+};
+
+struct stream {
+	sector_t next;			/* where the next read will be */
+	sector_t ahead;			/* all before this has been seen to */
+	sector_t goal;			/* and this is how far that is to go */
+	unsigned int nr_reads;		/* in a row */
+	unsigned int window;
+	unsigned long used;		/* in jiffies */
+};
+
+struct dm_clone_reader {
+	const struct dm_clone_geometry *geo;
+	struct dm_clone_metadata *cmd;
+	struct dm_clone_claims *claims;
+	struct dm_clone_hydration *hydration;
+	struct workqueue_struct *wq;
+	void (*released)(void *context, struct bio_list *waiters);
+	void *context;
+
+	struct work_struct write_work;
+	struct work_struct ahead_work;
+
+	spinlock_t lock;		/* protects the rest; any context */
+	bool running;
+	u64 resume_at;			/* not before, in 64-bit jiffies */
+	unsigned int memory;		/* in use, in sectors */
+	unsigned long nr_reads;		/* from prepared to done */
+	wait_queue_head_t idle;
+	struct list_head to_write;
+	struct stream streams[NR_STREAMS];
+};
+
+/*
+ *---------------------------------------------------------------
+ * Memory
+ *---------------------------------------------------------------
+ */
+
+/* Account for a read, if there may be one more with so much memory. */
+static bool get_memory(struct dm_clone_reader *reader, unsigned int nr_sectors,
+		       unsigned int most)
+{
+	unsigned long flags;
+	bool r;
+
+	spin_lock_irqsave(&reader->lock, flags);
+	r = reader->running && reader->memory + nr_sectors <= most &&
+	    time_after_eq64(get_jiffies_64(), reader->resume_at);
+	if (r) {
+		reader->memory += nr_sectors;
+		reader->nr_reads++;
+	}
+	spin_unlock_irqrestore(&reader->lock, flags);
+
+	return r;
+}
+
+/* The last thing of a read: dm_clone_reader_wait() may be waiting for it. */
+static void put_memory(struct dm_clone_reader *reader, unsigned int nr_sectors)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&reader->lock, flags);
+	reader->memory -= nr_sectors;
+	if (!--reader->nr_reads)
+		wake_up(&reader->idle);
+	spin_unlock_irqrestore(&reader->lock, flags);
+}
+
+static void release_claim(struct dm_clone_read *read)
+{
+	struct dm_clone_reader *reader = read->reader;
+	struct bio_list waiters = BIO_EMPTY_LIST;
+
+	dm_clone_claim_release(reader->claims, &read->claim, &waiters);
+	reader->released(reader->context, &waiters);
+}
+
+static void free_read(struct dm_clone_read *read)
+{
+	struct dm_clone_reader *reader = read->reader;
+	unsigned int memory = read->memory;
+
+	dm_clone_buffer_free(read->buffer);
+	kfree(read);
+	put_memory(reader, memory);
+}
+
+/*
+ *---------------------------------------------------------------
+ * The end of a read
+ *---------------------------------------------------------------
+ */
+
+static void pause_after_error(struct dm_clone_reader *reader)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&reader->lock, flags);
+	reader->resume_at = get_jiffies_64() + PAUSE;
+	spin_unlock_irqrestore(&reader->lock, flags);
+
+	/* The background copy may have passed by these regions. */
+	dm_clone_hydration_kick(reader->hydration);
+}
+
+static void end_read(struct dm_clone_read *read)
+{
+	struct dm_clone_reader *reader = read->reader;
+	bool failed = read->outcome.status;
+
+	dm_clone_hydration_end(reader->hydration, &read->claim, DM_CLONE_BY_READ,
+			       &read->outcome);
+	release_claim(read);
+	if (failed)
+		pause_after_error(reader);
+	free_read(read);
+}
+
+static void note_error(struct dm_clone_read *read, struct bio *bio, sector_t sector)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&read->reader->lock, flags);
+	if (!read->outcome.status) {
+		read->outcome.status = bio->bi_status;
+		read->outcome.read_failed = bio_op(bio) == REQ_OP_READ;
+		read->outcome.sector = sector;
+	}
+	spin_unlock_irqrestore(&read->reader->lock, flags);
+}
+
+static void write_endio(struct bio *bio)
+{
+	struct dm_clone_read *read = bio->bi_private;
+
+	if (bio->bi_status)
+		note_error(read, bio, read->sector);
+	end_read(read);
+}
+
+static struct dm_clone_read *pop_to_write(struct dm_clone_reader *reader)
+{
+	struct dm_clone_read *read;
+
+	spin_lock_irq(&reader->lock);
+	read = list_first_entry_or_null(&reader->to_write, struct dm_clone_read, list);
+	if (read)
+		list_del(&read->list);
+	spin_unlock_irq(&reader->lock);
+
+	return read;
+}
+
+static void do_write(struct work_struct *work)
+{
+	struct dm_clone_reader *reader =
+		container_of(work, struct dm_clone_reader, write_work);
+	struct dm_clone_read *read;
+	struct blk_plug plug;
+
+	blk_start_plug(&plug);
+	while ((read = pop_to_write(reader))) {
+		struct bio *bio = &read->bio;
+
+		dm_clone_buffer_init_bio(read->buffer, bio, reader->geo->dest,
+					 REQ_OP_WRITE, 0, 0, read->nr_sectors);
+		bio->bi_iter.bi_sector = read->sector;
+		bio->bi_end_io = write_endio;
+		bio->bi_private = read;
+		submit_bio(bio);
+	}
+	blk_finish_plug(&plug);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Reading
+ *---------------------------------------------------------------
+ */
+
+/* A bio of the read, or the starting of them, is over. */
+static void put_reading(struct dm_clone_read *read)
+{
+	struct dm_clone_reader *reader = read->reader;
+	unsigned long flags;
+
+	if (!atomic_dec_and_test(&read->nr_reading))
+		return;
+
+	if (read->outcome.status) {
+		end_read(read);
+		return;
+	}
+
+	/* Under the lock: once the work has it, the reader may go away. */
+	spin_lock_irqsave(&reader->lock, flags);
+	list_add_tail(&read->list, &reader->to_write);
+	queue_work(reader->wq, &reader->write_work);
+	spin_unlock_irqrestore(&reader->lock, flags);
+}
+
+static void end_user(struct dm_clone_read *read, blk_status_t status)
+{
+	struct bio *user = read->user;
+
+	if (!user)
+		return;
+
+	read->user = NULL;
+	if (read->watched)
+		dm_clone_hydration_user_end(read->reader->hydration, read->start);
+	if (!status)
+		dm_clone_buffer_copy_to(read->buffer,
+					user->bi_iter.bi_sector - read->sector, user);
+	user->bi_status = status;
+	bio_endio(user);
+}
+
+/* Nobody but the user's bio looks at read->user from when they are submitted. */
+static void read_endio(struct bio *bio)
+{
+	struct dm_clone_read *read = bio->bi_private;
+
+	if (bio->bi_status)
+		note_error(read, bio, read->sector);
+	if (bio == &read->bio)
+		end_user(read, bio->bi_status);
+	put_reading(read);
+}
+
+/*
+ * @nr_before: bios of parts that come before this one in the buffer.  The user's bio
+ * has been accounted for; his cgroup has asked for that, and not for the rest.
+ */
+static void submit_part(struct dm_clone_read *read, struct bio *bio,
+			unsigned int nr_before, sector_t begin, sector_t end,
+			blk_opf_t opf)
+{
+	if (begin == end)
+		return;
+
+	dm_clone_buffer_init_bio(read->buffer, bio, read->reader->geo->source, opf,
+				 nr_before, begin - read->sector, end - begin);
+	bio->bi_iter.bi_sector = begin;
+	bio->bi_end_io = read_endio;
+	bio->bi_private = read;
+	if (bio == &read->bio && read->user) {
+		bio->bi_ioprio = read->user->bi_ioprio;
+		bio_clone_blkg_association(bio, read->user);
+	} else {
+		bio_associate_blkg_from_css(bio, blkcg_root_css);
+	}
+
+	atomic_inc(&read->nr_reading);
+	submit_bio_noacct(bio);
+}
+
+void dm_clone_reader_submit(struct dm_clone_read *read, struct bio *bio)
+{
+	sector_t begin = read->sector, end = begin + read->nr_sectors;
+	sector_t from = begin, to = end;
+	struct dm_clone_hydration *h = read->reader->hydration;
+	blk_opf_t opf = REQ_OP_READ;
+
+	dm_clone_hydration_begin(h, &read->claim);
+
+	if (bio) {
+		from = bio->bi_iter.bi_sector;
+		to = bio_end_sector(bio);
+		opf |= bio->bi_opf & (REQ_SYNC | REQ_META | REQ_PRIO);
+		read->watched = dm_clone_hydration_is_watching(h);
+	}
+	if (read->watched)
+		read->start = dm_clone_hydration_user_start(h);
+
+	read->user = bio;
+	atomic_set(&read->nr_reading, 1);
+	submit_part(read, &read->bio, 1, from, to, opf);
+	submit_part(read, &read->head, 0, begin, from, REQ_OP_READ);
+	submit_part(read, &read->tail, 2, to, end, REQ_OP_READ);
+	put_reading(read);
+}
+
+unsigned long dm_clone_read_end(struct dm_clone_read *read)
+{
+	return read->claim.end;
+}
+
+static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
+					unsigned int nr_sectors, unsigned int most)
+{
+	struct dm_clone_read *read;
+
+	if (!get_memory(reader, nr_sectors, most))
+		return NULL;
+
+	read = kzalloc(sizeof(*read), NOWAIT_GFP);
+	if (!read) {
+		put_memory(reader, nr_sectors);
+		return NULL;
+	}
+
+	read->reader = reader;
+	read->memory = nr_sectors;
+	read->buffer = dm_clone_buffer_alloc(nr_sectors, NR_PARTS, NOWAIT_GFP);
+	if (!read->buffer) {
+		free_read(read);
+		return NULL;
+	}
+
+	return read;
+}
+
+/* @most: memory that may be in use then, in sectors */
+static struct dm_clone_read *prepare(struct dm_clone_reader *reader,
+				     unsigned long begin, unsigned long end,
+				     unsigned int most, unsigned long *taken_until)
+{
+	const struct dm_clone_geometry *geo = reader->geo;
+	sector_t sector = dm_clone_region_start(geo, begin);
+	struct dm_clone_read *read;
+
+	end = min(end, begin + (DM_CLONE_MAX_READ >> geo->region_shift));
+	read = alloc_read(reader, dm_clone_range_end(geo, end) - sector, most);
+	if (!read)
+		return NULL;
+
+	if (!dm_clone_claim_free_part(reader->claims, &read->claim, begin, end,
+				      taken_until)) {
+		free_read(read);
+		return ERR_PTR(-EBUSY);
+	}
+
+	/* Now that they're ours: are they still as they were? */
+	if (!dm_clone_is_range_unhydrated(reader->cmd, begin, read->claim.end - begin)) {
+		release_claim(read);
+		free_read(read);
+		return NULL;
+	}
+
+	read->sector = sector;
+	read->nr_sectors = dm_clone_range_end(geo, read->claim.end) - sector;
+
+	return read;
+}
+
+struct dm_clone_read *dm_clone_reader_prepare(struct dm_clone_reader *reader,
+					      unsigned long begin, unsigned long end,
+					      unsigned long *taken_until)
+{
+	return prepare(reader, begin, end, MAX_MEMORY, taken_until);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Ahead of the user
+ *---------------------------------------------------------------
+ */
+
+static struct stream *__find_stream(struct dm_clone_reader *reader, sector_t begin,
+				    sector_t end)
+{
+	struct stream *oldest = &reader->streams[0], *s;
+
+	lockdep_assert_held(&reader->lock);
+
+	for (s = reader->streams; s < reader->streams + NR_STREAMS; s++) {
+		if (begin <= s->next && s->next < end && s->next - begin < FIRST_AHEAD)
+			return s;
+		if (time_before(s->used, oldest->used))
+			oldest = s;
+	}
+
+	/* A new one.  Its first read is no reason yet to expect a second. */
+	oldest->ahead = 0;
+	oldest->goal = 0;
+	oldest->nr_reads = 0;
+	oldest->window = 0;
+
+	return oldest;
+}
+
+void dm_clone_reader_note(struct dm_clone_reader *reader, sector_t begin, sector_t end)
+{
+	unsigned long flags;
+	struct stream *s;
+
+	spin_lock_irqsave(&reader->lock, flags);
+
+	s = __find_stream(reader, begin, end);
+	s->next = end;
+	s->used = jiffies;
+	s->ahead = max(s->ahead, end);
+	if (++s->nr_reads > MIN_IN_A_ROW && s->ahead - end <= s->window / 2) {
+		s->window = clamp(2 * s->window, FIRST_AHEAD, MAX_AHEAD);
+		s->goal = min(end + s->window, reader->geo->size);
+		if (s->goal > s->ahead && reader->running)
+			queue_work(reader->wq, &reader->ahead_work);
+	}
+
+	spin_unlock_irqrestore(&reader->lock, flags);
+}
+
+/* The next regions to be read ahead, none if begin == end. */
+static void next_ahead(struct dm_clone_reader *reader, struct stream *s,
+		       unsigned long *begin, unsigned long *end)
+{
+	unsigned int shift = reader->geo->region_shift;
+	unsigned long piece = max(AHEAD_PIECE >> shift, 1U), goal, run_end;
+
+	spin_lock_irq(&reader->lock);
+	*begin = (s->ahead + BIT(shift) - 1) >> shift;
+	goal = (s->goal + BIT(shift) - 1) >> shift;
+	spin_unlock_irq(&reader->lock);
+
+	if (*begin < goal && dm_clone_find_run(reader->cmd, *begin, goal, &run_end))
+		*begin = run_end;
+	*end = max(*begin, min(goal, *begin + piece));
+	if (*begin < *end)
+		dm_clone_find_run(reader->cmd, *begin, *end, end);
+}
+
+static void ahead_is_at(struct dm_clone_reader *reader, struct stream *s,
+			unsigned long region)
+{
+	sector_t sector = dm_clone_range_end(reader->geo, region);
+
+	spin_lock_irq(&reader->lock);
+	s->ahead = max(s->ahead, min(s->goal, sector));
+	spin_unlock_irq(&reader->lock);
+}
+
+/* What cannot be done now, for want of memory, is left to the next read. */
+static void go_ahead(struct dm_clone_reader *reader, struct stream *s)
+{
+	unsigned long begin, end, taken_until;
+	struct dm_clone_read *read;
+
+	for (;;) {
+		next_ahead(reader, s, &begin, &end);
+		if (begin == end) {
+			ahead_is_at(reader, s, begin);
+			return;
+		}
+
+		read = prepare(reader, begin, end, MAX_AHEAD_MEMORY, &taken_until);
+		if (!read)
+			return;
+
+		if (IS_ERR(read)) {
+			ahead_is_at(reader, s, taken_until);
+			continue;
+		}
+
+		ahead_is_at(reader, s, dm_clone_read_end(read));
+		dm_clone_reader_submit(read, NULL);
+		cond_resched();
+	}
+}
+
+static void do_ahead(struct work_struct *work)
+{
+	struct dm_clone_reader *reader =
+		container_of(work, struct dm_clone_reader, ahead_work);
+	struct blk_plug plug;
+	int i;
+
+	blk_start_plug(&plug);
+	for (i = 0; i < NR_STREAMS; i++)
+		go_ahead(reader, &reader->streams[i]);
+	blk_finish_plug(&plug);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Life
+ *---------------------------------------------------------------
+ */
+
+void dm_clone_reader_start(struct dm_clone_reader *reader)
+{
+	if (!reader)
+		return;
+
+	spin_lock_irq(&reader->lock);
+	reader->running = true;
+	spin_unlock_irq(&reader->lock);
+}
+
+void dm_clone_reader_stop(struct dm_clone_reader *reader)
+{
+	if (!reader)
+		return;
+
+	spin_lock_irq(&reader->lock);
+	reader->running = false;
+	spin_unlock_irq(&reader->lock);
+}
+
+void dm_clone_reader_wait(struct dm_clone_reader *reader)
+{
+	if (!reader)
+		return;
+
+	spin_lock_irq(&reader->lock);
+	wait_event_lock_irq(reader->idle, !reader->nr_reads, reader->lock);
+	spin_unlock_irq(&reader->lock);
+
+	/* It finds that nothing may be started. */
+	flush_work(&reader->ahead_work);
+}
+
+struct dm_clone_reader *
+dm_clone_reader_create(const struct dm_clone_geometry *geo,
+		       struct dm_clone_metadata *cmd, struct dm_clone_claims *claims,
+		       struct dm_clone_hydration *hydration,
+		       struct workqueue_struct *wq,
+		       void (*released)(void *context, struct bio_list *waiters),
+		       void *context)
+{
+	struct dm_clone_reader *reader = kzalloc(sizeof(*reader), GFP_KERNEL);
+
+	if (!reader)
+		return ERR_PTR(-ENOMEM);
+
+	reader->geo = geo;
+	reader->cmd = cmd;
+	reader->claims = claims;
+	reader->hydration = hydration;
+	reader->wq = wq;
+	reader->released = released;
+	reader->context = context;
+	INIT_WORK(&reader->write_work, do_write);
+	INIT_WORK(&reader->ahead_work, do_ahead);
+	spin_lock_init(&reader->lock);
+	init_waitqueue_head(&reader->idle);
+	INIT_LIST_HEAD(&reader->to_write);
+
+	return reader;
+}
+
+void dm_clone_reader_destroy(struct dm_clone_reader *reader)
+{
+	if (!reader)
+		return;
+
+	dm_clone_reader_wait(reader);
+	/* The end of the last read may have queued it for nothing. */
+	cancel_work_sync(&reader->write_work);
+	kfree(reader);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The reader: hydrates what is read, with the data that the read gets.
+ *
+ * A read of unhydrated regions goes to the source anyway.  The reader claims the
+ * regions, reads them to a buffer of its own, gives the user of that what he asked
+ * for, and then writes the buffer to the destination.  What is left of the regions
+ * on both sides of the user's part is read at the same time, with bios of its own,
+ * so that he does not wait for that, nor for the write.
+ *
+ * It's the buffer that is written, not the pages of the user's bio.  Those are his:
+ * he may have it end there and change them at any time, even while the read is
+ * under way, and that must not get to the destination.  And since the claim has been
+ * held from before the read, nothing can have been written to the regions meanwhile:
+ * a write waits for the claim.
+ *
+ * Nobody waits for memory.  If there's none, or too much is in use, the read goes to
+ * the source as if there was no reader.
+ *
+ * Who reads on and on is followed: regions ahead of him are hydrated in the same way,
+ * with no user.
+ */
+#ifndef DM_CLONE_READER_H
+#define DM_CLONE_READER_H
+
+#include <linux/blk_types.h>
+#include <linux/workqueue.h>
+
+#include "dm-clone-claim.h"
+#include "dm-clone-hydration.h"
+
+struct dm_clone_reader;
+struct dm_clone_read;
+
+/* The largest read, in sectors: 1 MiB.  No region may be larger. */
+#define DM_CLONE_MAX_READ	(1U << (20 - SECTOR_SHIFT))
+
+/*
+ * @geo, @cmd, @claims and @hydration must outlive the reader; @wq must have a
+ * rescuer.  @released, with @context, gets bios that have waited for a claim that
+ * is gone.  The reader is created stopped.  Returns an ERR_PTR() on failure.
+ */
+struct dm_clone_reader *
+dm_clone_reader_create(const struct dm_clone_geometry *geo,
+		       struct dm_clone_metadata *cmd, struct dm_clone_claims *claims,
+		       struct dm_clone_hydration *hydration,
+		       struct workqueue_struct *wq,
+		       void (*released)(void *context, struct bio_list *waiters),
+		       void *context);
+
+/* Stopped, and waited for.  NULL is fine here, and in the next three. */
+void dm_clone_reader_destroy(struct dm_clone_reader *reader);
+
+/*
+ * stop: nothing more is hydrated from now on.  wait: nothing is in flight any more;
+ * sleeps, and wants stop to have been called.
+ */
+void dm_clone_reader_start(struct dm_clone_reader *reader);
+void dm_clone_reader_stop(struct dm_clone_reader *reader);
+void dm_clone_reader_wait(struct dm_clone_reader *reader);
+
+/*
+ * Get ready to read the unhydrated regions [begin, end), or as many of them from
+ * @begin on as can be claimed and read at once: dm_clone_read_end() tells.  After
+ * that comes dm_clone_reader_submit(), without fail.
+ *
+ * NULL: not now.  ERR_PTR(-EBUSY): another has claimed @begin, and *@taken_until is
+ * the end of his claim.  Any context.
+ */
+struct dm_clone_read *dm_clone_reader_prepare(struct dm_clone_reader *reader,
+					      unsigned long begin, unsigned long end,
+					      unsigned long *taken_until);
+unsigned long dm_clone_read_end(struct dm_clone_read *read);
+
+/*
+ * @bio reads regions of @read, from the first to the last, or parts of those two.  It
+ * is ended when its data has come from the source.  May sleep, as to submit a bio may.
+ */
+void dm_clone_reader_submit(struct dm_clone_read *read, struct bio *bio);
+
+/* These sectors are being read, be they hydrated or not.  Any context. */
+void dm_clone_reader_note(struct dm_clone_reader *reader, sector_t begin, sector_t end);
+
+#endif /* DM_CLONE_READER_H */
