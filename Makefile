@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# make help tells what there is. The kernel's build reads Kbuild instead.
+
+# KDIR is the kernel build directory, KSRC a source tree or tarball of that
+# kernel for the few headers that KDIR lacks. Both have good defaults.
+KDIR ?=
+KSRC ?=
+export KDIR KSRC
+
+PACKAGES := scripts/install-packages
+
+# The recipes find the kernel when they run: its headers may have been
+# installed a moment ago. Two makes at once in one tree take turns, since
+# the kernel's build writes next to the sources.
+kbuild = kdir=$$(scripts/kernel-dir) && \
+	 headers=$$(scripts/private-headers $$kdir) && mkdir -p build && \
+	 flock build/lock $(MAKE) --no-print-directory -C $$kdir M=$(CURDIR) PRIVATE_HEADERS=$$headers
+
+all: modules
+
+modules:
+	@$(PACKAGES) build
+	@+$(kbuild) modules
+
+install:
+	@scripts/install-module
+
+# The kernel's own target, to compare with. Tests that need it are skipped
+# where there is no such thing.
+peer:
+	@$(PACKAGES) build
+	@scripts/build-peer --if-missing || true
+
+# TESTS= selects some by a part of their names: see scripts/check for more.
+check: modules peer
+	@$(PACKAGES) check
+	@+$(MAKE) --no-print-directory -C tests
+	@+$(MAKE) --no-print-directory -C tests/fuzz
+	@scripts/check $(TESTS)
+
+check-fuzz: modules peer
+	@$(PACKAGES) check
+	@+$(MAKE) --no-print-directory -C tests/fuzz
+	@tests/fuzz/run $(if $(SEED),--seed $(SEED)) $(FUZZ)
+
+# DEBUG= selects one of the kernels, kasan and kcsan.
+check-debug:
+	@$(PACKAGES) check debug
+	@+$(MAKE) --no-print-directory -C tests
+	@scripts/check-debug $(DEBUG)
+
+check-crash: modules
+	@$(PACKAGES) check
+	@+$(MAKE) --no-print-directory -C tests
+	@tests/crash/run --states $(or $(STATES),20000) --faults all --again 8 $(if $(SEED),--seed $(SEED))
+
+soak: modules
+	@$(PACKAGES) check
+	@+$(MAKE) --no-print-directory -C tests
+	@MINUTES=$(or $(MINUTES),5) SEED=$(SEED) tests/soak/run $(TESTS)
+
+# --into= puts the tables into a document: BENCH="--into=FILE".
+bench: modules peer
+	@$(PACKAGES) bench
+	@+$(MAKE) --no-print-directory -C tests
+	@tests/bench/io $(BENCH)
+
+bench-hydration: modules peer
+	@$(PACKAGES) bench
+	@+$(MAKE) --no-print-directory -C tests
+	@tests/bench/hydration $(BENCH)
+
+demo: modules
+	@$(PACKAGES) demo
+	@tests/demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(REGION),--region $(REGION)) $(if $(DELAY),--delay $(DELAY))
+
+shell: modules
+	@$(PACKAGES) vm
+	@tests/vm --disk 8M --interactive tests/harness/shell
+
+clean:
+	@+if kdir=$$(scripts/kernel-dir); then \
+		$(MAKE) --no-print-directory -C $$kdir M=$(CURDIR) clean; \
+	fi
+	rm -rf build
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' Makefile
+
+#: Targets:
+#:   make demo       a file system of real files, from a slow remote source, is cloned,
+#:                   mounted at once and copied while in use, in a virtual machine
+#:   make            build dm-clone.ko for the running kernel or, where that has
+#:                   no headers, the newest kernel installed
+#:   make install    install the module (as root) and tell what modprobe will load
+#:   make clean      remove everything that was built
+#:
+#:   make check      run the tests in a virtual machine; last line: N passed, N failed
+#:   make check-fuzz try hostile table lines, messages and metadata images, for
+#:                   about half an hour; last line: N passed, N failed
+#:   make check-crash   replay what power cuts would have left, at 20000 moments, in
+#:                   about ten minutes; last line: N passed, N failed
+#:   make check-debug   run the tests, and more, in kernels with KASAN, lockdep, fault
+#:                   injection and KCSAN; builds them first: hours in an emulated
+#:                   machine; last line: N passed, N failed
+#:   make soak       everything at once and for long; last line: N passed, N failed
+#:   make bench      count what I/O costs, beside dm-linear, the kernel's own target and
+#:                   others, in about 15 minutes: tables, and build/bench/io.json, io.rst
+#:                   and io-*.svg; BENCH=--plain measures time instead
+#:   make bench-hydration   measure hydration beside the kernel's own target, in about
+#:                   20 minutes: tables, and build/bench/hydration.json and .rst
+#:   make shell      a shell in a virtual machine where the module is loaded
+#:   tests/vm        runs any command there: see tests/vm --help
+#:
+#: Variables:
+#:   KDIR=           another kernel's build directory
+#:   KSRC=           that kernel's source, a tree or a tarball, for the headers
+#:                   that are private to drivers/md
+#:   W=1, C=2        more warnings; sparse, as in every kernel build
+#:   TESTS=          with make check: only tests with this in their names
+#:   CHECK_TIMEOUT=  with make check: the time limit in seconds (2100)
+#:   CHECK_MACHINES= with make check: how many virtual machines share the tests (2)
+#:   SEED=           with make check-fuzz, check-crash and soak: repeat an earlier run
+#:   STATES=         with make check-crash: how many states (20000)
+#:   FUZZ=           with make check-fuzz: options, as --only random:17; see
+#:                   build/tests/fuzz/hostile --help
+#:   MINUTES=        with make soak: how many (5); each is a test of its own
+#:   BENCH=          with make bench and bench-hydration: options, as --only=rate; see
+#:                   tests/bench/io --help and tests/bench/hydration --help
+#:   IMAGE=          with make demo: your own image of a file system; it is only read
+#:   REGION=         with make demo: the region size in KiB (64)
+#:   DELAY=          with make demo: how many ms the source takes for a read (20)
+#:   INSTALL_PACKAGES=no   do not install missing Debian packages
+
+.PHONY: all modules peer install check soak check-fuzz check-crash check-debug bench bench-hydration demo \
+	shell clean help

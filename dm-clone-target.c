@@ -1,0 +1,2250 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The clone target: a writable device that shows the content of a read-only
+ * source at once, and gets it to a destination in the background.
+ *
+ * This file owns the way of a bio, the commit of the metadata, the mode of the
+ * device, and its table, status and messages.  It never touches the disk
+ * format (dm-clone-metadata.c) nor decides what to copy next
+ * (dm-clone-hydration.c).
+ */
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/device-mapper.h>
+#include <linux/dm-kcopyd.h>
+#include <linux/jiffies.h>
+#include <linux/kstrtox.h>
+#include <linux/log2.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/percpu.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/string.h>
+#include <linux/workqueue.h>
+
+#include "dm-clone-claim.h"
+#include "dm-clone-compat.h"
+#include "dm-clone-faults.h"
+#include "dm-clone-hydration.h"
+#include "dm-clone-metadata.h"
+#include "dm-clone-reader.h"
+
+#define DM_MSG_PREFIX "clone"
+
+/*
+ * Glossary:
+ *
+ * region: the unit of hydration, a power of two of sectors.  Hydrated means
+ *	that the destination has its data, unhydrated that the source has.
+ * claim: the right to turn a range of unhydrated regions into hydrated ones
+ * run: neighbouring regions that are all hydrated, or all unhydrated
+ * piece: the part of a bio that is handled as one.  A bio is cut where what
+ *	has to be done changes, and nowhere else.
+ * committed: a region whose hydrated bit would be found after a crash
+ *
+ * The life of a write
+ * -------------------
+ *
+ * To hydrated regions: remapped to the destination.  Nothing else happens,
+ * unless one of the regions is not committed; see "Flush" below.
+ *
+ * To whole unhydrated regions: they are claimed, and the piece is remapped to
+ * the destination.  When it ends well the regions are marked hydrated, then
+ * the claim is released, then the write is acknowledged.  If there's a crash
+ * before the bits are committed then the source's data is found.  If it fails,
+ * whatever is in the destination now is not shown.
+ *
+ * To a part of an unhydrated region: the region is claimed and copied.  Then
+ * it is hydrated, the claim is released, and the write starts again from the
+ * beginning.
+ *
+ * A write that meets a claim of another waits for it and starts again too.
+ *
+ * Discards and zeroes
+ * -------------------
+ *
+ * Write-zeroes is a write.  A discard of hydrated regions is passed down or
+ * dropped, one of a part of an unhydrated region is dropped.  Whole unhydrated
+ * regions are claimed, zeroed in the destination (it may hold what somebody
+ * left there long ago) and hydrated by that; then the discard starts again,
+ * with hydrated regions.  It is through the claim that a discard and a copy of
+ * the same region cannot run at once, so no copy can land on a write that
+ * came after the discard.  Secure erase is a discard, except that a part of a
+ * region may not be dropped: it goes the way of a write.
+ *
+ * Reads
+ * -----
+ *
+ * To hydrated regions: remapped to the destination.  To unhydrated ones: remapped to
+ * the source.  A claim does not matter to reads: what hydrates a region meanwhile
+ * overlaps with the read, so the source's data is a good answer.
+ *
+ * With hydrate_on_read a read of unhydrated regions claims them, and goes the way of
+ * dm-clone-reader.c.  If another has the claim, and isn't about to take long, the
+ * read waits for it once, so that the source isn't read a second time; after that
+ * it is remapped, in parts if need be.
+ *
+ * Flush
+ * -----
+ *
+ * A flush needs a commit only if a crash now would lose something the user
+ * wrote: @user_changes says that since the last commit began data has been
+ * written to a region that's not committed.  Background copies don't set it,
+ * they can be made again.
+ *
+ * Flushes wait for the commit worker.  All that wait when it starts share one
+ * commit, or if none is needed one flush of the destination.  They're not sent
+ * down by themselves: if one failed there, and the commit's own succeeded after
+ * that, then nobody would know that copies have been lost which the commit is
+ * about to declare hydrated.
+ *
+ * A FUA write to regions that are not committed waits for the worker once it
+ * has ended.
+ *
+ * The commit
+ * ----------
+ *
+ *	1. pre_commit puts the bits set by now into the transaction
+ *	2. the destination is flushed: the data of these regions is durable
+ *	3. commit writes the transaction, its superblock last
+ *
+ * Crash before the superblock of 3 is on the disk: the previous transaction is
+ * found, regions hydrated since then read as the source's.  After: they read as
+ * the destination's, where 2 has made their data durable.
+ *
+ * If 1 or 3 fail the metadata is thrown back to the last transaction and the
+ * device goes to read-only mode, or to fail mode if even that doesn't work.  If
+ * 2 fails, nobody knows which of the writes since the last flush the
+ * destination still has, and a later flush that succeeds doesn't tell either.
+ * So nothing may be committed any more before the regions' data has been made
+ * anew: read-only until the device is activated again.
+ *
+ * In both modes the bits in core stay what they are, so everything acknowledged
+ * stays readable; I/O to hydrated regions and reads go on; what would change
+ * the metadata gets an error, and so does a flush that needs a commit.
+ *
+ * Locks
+ * -----
+ *
+ *	stores_lock		mutex: opening and closing metadata
+ *	clone->commit_lock	mutex: one commit, or change of mode, at a time
+ *	  metadata lock		rwsem: in dm-clone-metadata.c
+ *	clone->lock		spinlock, irqs off: lists of bios, commit state
+ *	hydration lock		spinlock, irqs off: in dm-clone-hydration.c
+ *	reader lock		spinlock, irqs off: in dm-clone-reader.c
+ *	copier lock		spinlock, irqs off: in dm-clone-copier.c
+ *	  pacer lock		spinlock, irqs off: in dm-clone-pacer.c
+ *	claims lock		spinlock, irqs off: in dm-clone-claim.c
+ *	map lock		seqlock, irqs off: in dm-clone-metadata.c
+ *
+ * A mutex or rwsem is taken before those below it, and before any spinlock.
+ * Of the spinlocks only one is held at a time, but for the pacer's, which is
+ * taken under the copier's.
+ *
+ * Workers: deferred_work, flush_work and commit_work, the engine's, the reader's and
+ * the copier's, on one workqueue with a rescuer.  None waits for another.  Bios only
+ * wait for claims (owned by bios in flight below us, or by copies) and for flush_work.
+ */
+
+/* Metadata is committed after this many jiffies, if not before. */
+#define COMMIT_PERIOD HZ
+
+/* The metadata's index of regions, and its bits, are limited to 32 bits. */
+#define MAX_REGIONS BIT(31)
+
+#define MIN_REGION_SIZE (1 << (12 - SECTOR_SHIFT))
+#define MAX_REGION_SIZE (1 << (30 - SECTOR_SHIFT))
+
+/* The arguments of a table that must be there. */
+#define NR_FIXED_ARGS 4
+
+DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(clone_hydration_throttle,
+					    "Percentage of the time that copying may take");
+
+/* Ordered: a device only gets worse, until it is resumed or activated again. */
+enum clone_mode {
+	CM_WRITE,	/* metadata may be changed */
+	CM_READ_ONLY,	/* metadata may not be changed */
+	CM_FAIL,	/* metadata cannot even be read */
+};
+
+/*
+ * The metadata of a device, shared by its tables: when a new table is loaded,
+ * the old one is still changing the metadata, and the new one must see that.
+ */
+struct clone_store {
+	struct list_head list;		/* in stores; stores_lock */
+	unsigned int nr_users;		/* stores_lock */
+	struct mapped_device *md;
+	struct block_device *bdev;
+	struct dm_table *table;		/* the last that has got it; stores_lock */
+	bool live;			/* a table with it was resumed */
+
+	struct dm_clone_metadata *cmd;
+
+	enum clone_mode mode;		/* changed by set_mode() only */
+	bool destination_failed;	/* see "The commit"; commit_lock */
+
+	/*
+	 * A region that counts as unhydrated may have been written to, in this
+	 * activation (a copy or an overwrite has failed) or in an earlier one.
+	 */
+	bool spoilt;
+};
+
+enum feature {
+	NO_HYDRATION,		/* as the table had it; see is_hydration_enabled() */
+	NO_DISCARD_PASSDOWN,
+	HYDRATE_ON_READ,
+	ZEROED_DESTINATION,
+	NR_FEATURES
+};
+
+static const char * const features[NR_FEATURES] = {
+	[NO_HYDRATION] = "no_hydration",
+	[NO_DISCARD_PASSDOWN] = "no_discard_passdown",
+	[HYDRATE_ON_READ] = "hydrate_on_read",
+	[ZEROED_DESTINATION] = "zeroed_destination",
+};
+
+enum core_arg {
+	HYDRATION_THRESHOLD,
+	HYDRATION_BATCH_SIZE,
+	HYDRATION_RATE,
+	HYDRATION_FLOOR,
+	HYDRATION_MAX_ERRORS,
+	NR_CORE_ARGS
+};
+
+struct clone {
+	/* What each bio looks at comes first. */
+	struct dm_clone_geometry geo;
+	bool finished;			/* all hydrated and committed */
+	bool discard_passdown;		/* asked for, and the destination can */
+
+	struct dm_target *ti;
+	struct dm_clone_metadata *cmd;	/* the store's */
+	struct clone_store *store;
+	struct dm_clone_hydration *hydration;
+	struct dm_clone_reader *reader;	/* NULL without hydrate_on_read */
+	struct dm_clone_claims claims;
+
+	struct dm_dev *metadata_dev;
+	struct dm_dev *dest_dev;
+	struct dm_dev *source_dev;
+
+	sector_t region_size;		/* in sectors */
+	unsigned long features;		/* bit set: asked for in the table */
+	unsigned int core_args[NR_CORE_ARGS];
+	unsigned long core_args_given;	/* bit set: by table or message */
+
+	/* For stats. */
+	u64 __percpu *nr_source_reads;
+	atomic64_t nr_overwritten;	/* sectors */
+	u64 nr_commits;			/* written under commit_lock */
+
+	struct bio_set parts;		/* of reads that have waited */
+
+	struct workqueue_struct *wq;
+	struct work_struct deferred_work;
+	struct work_struct flush_work;
+	struct delayed_work commit_work;
+
+	struct mutex commit_lock;	/* see "Locks" */
+
+	spinlock_t lock;		/* protects the rest */
+	struct bio_list deferred;	/* to be mapped again */
+	struct bio_list awaiting_commit; /* flushes, and FUA writes that ended */
+	bool user_changes;		/* see "Flush" */
+};
+
+/* What is to be done when a bio ends. */
+#define IO_WATCHED	BIT(0)	/* tell the engine, which steps back for the user */
+#define IO_OVERWRITE	BIT(1)	/* mark the regions, release the claim */
+#define IO_FUA		BIT(2)	/* wait for a commit */
+
+/* Per-bio data.  Not set up for bios that are just remapped. */
+struct clone_io {
+	struct clone *clone;
+	struct dm_clone_copy copy;	/* has the claim */
+	bio_end_io_t *end_io;		/* device-mapper's own */
+	u64 start;			/* if watched */
+	unsigned int flags;
+};
+
+static struct clone_io *bio_to_io(struct bio *bio)
+{
+	return dm_per_bio_data(bio, sizeof(struct clone_io));
+}
+
+static struct bio *copy_to_bio(struct dm_clone_copy *copy)
+{
+	return dm_bio_from_per_bio_data(container_of(copy, struct clone_io, copy),
+					sizeof(struct clone_io));
+}
+
+static bool has_feature(struct clone *clone, enum feature feature)
+{
+	return test_bit(feature, &clone->features);
+}
+
+static const char *clone_name(struct clone *clone)
+{
+	return dm_device_name(dm_table_get_md(clone->ti->table));
+}
+
+/*
+ * The user's data goes, or went, to a region that is not committed.  That the
+ * region is hydrated has been marked before this.  If a commit clears
+ * user_changes after it was found set here, then, with the barriers on both
+ * sides, that commit sees the mark.
+ */
+static void note_user_change(struct clone *clone)
+{
+	unsigned long flags;
+
+	if (dm_clone_fault(FLUSH_FORGETS))
+		return;
+
+	smp_mb();	/* pairs with commit_metadata() */
+	if (READ_ONCE(clone->user_changes))
+		return;
+
+	spin_lock_irqsave(&clone->lock, flags);
+	clone->user_changes = true;
+	spin_unlock_irqrestore(&clone->lock, flags);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Modes
+ *---------------------------------------------------------------
+ */
+
+static enum clone_mode get_mode(struct clone *clone)
+{
+	return READ_ONCE(clone->store->mode);
+}
+
+static bool may_change_metadata(struct clone *clone)
+{
+	return likely(get_mode(clone) == CM_WRITE);
+}
+
+static void set_mode(struct clone *clone, enum clone_mode mode)
+{
+	static const char * const names[] = { "write", "read-only", "fail" };
+
+	lockdep_assert_held(&clone->commit_lock);
+
+	if (get_mode(clone) == mode)
+		return;
+
+	if (mode == CM_WRITE)
+		dm_clone_metadata_set_read_write(clone->cmd);
+
+	/* First the mode, then the stop: see start_hydration(). */
+	WRITE_ONCE(clone->store->mode, mode);
+
+	if (mode == CM_WRITE) {
+		DMINFO("%s: back in %s mode", clone_name(clone), names[mode]);
+	} else {
+		dm_clone_hydration_stop(clone->hydration);
+		dm_clone_reader_stop(clone->reader);
+		dm_clone_metadata_set_read_only(clone->cmd);
+		DMERR("%s: switching to %s mode", clone_name(clone), names[mode]);
+	}
+
+	dm_table_event(clone->ti->table);
+}
+
+/* The one place to go when something has failed that changes the metadata. */
+static void metadata_operation_failed(struct clone *clone, const char *op, int r)
+{
+	DMERR("%s: metadata operation '%s' failed: %d", clone_name(clone), op, r);
+
+	set_mode(clone, dm_clone_metadata_abort(clone->cmd) ? CM_FAIL : CM_READ_ONLY);
+}
+
+static void destination_flush_failed(struct clone *clone, int r)
+{
+	DMERR("%s: flush of the destination failed: %d; recent writes may be lost",
+	      clone_name(clone), r);
+
+	/*
+	 * A flush that the user sends may succeed now, for all that is lost.
+	 * From here on it fails, as does every other.
+	 */
+	clone->store->destination_failed = true;
+	note_user_change(clone);
+	if (may_change_metadata(clone))
+		set_mode(clone, CM_READ_ONLY);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Commit
+ *---------------------------------------------------------------
+ */
+
+/* Make durable what has been written to the destination. */
+static int flush_destination(struct clone *clone)
+{
+	int r = dm_clone_fault(NO_DEST_FLUSH) ? 0 : blkdev_issue_flush(clone->geo.dest);
+
+	if (r)
+		destination_flush_failed(clone, r);
+
+	return r;
+}
+
+/* One transaction. */
+static int commit_once(struct clone *clone)
+{
+	int r;
+
+	r = dm_clone_metadata_pre_commit(clone->cmd);
+	if (r) {
+		metadata_operation_failed(clone, "dm_clone_metadata_pre_commit", r);
+		return r;
+	}
+
+	r = flush_destination(clone);
+	if (r)
+		return r;
+
+	r = dm_clone_metadata_commit(clone->cmd);
+	if (r)
+		metadata_operation_failed(clone, "dm_clone_metadata_commit", r);
+	else
+		WRITE_ONCE(clone->nr_commits, clone->nr_commits + 1);
+
+	return r;
+}
+
+/*
+ * A metadata device that's short of room takes the changes in several
+ * transactions: the blocks that one has replaced are free for the next.
+ */
+static int __commit_metadata(struct clone *clone)
+{
+	int r;
+
+	do {
+		r = commit_once(clone);
+	} while (!r && dm_clone_metadata_has_more(clone->cmd));
+
+	return r;
+}
+
+static bool is_finished(struct clone *clone)
+{
+	return dm_clone_is_hydration_done(clone->cmd) &&
+	       !dm_clone_changed_this_transaction(clone->cmd);
+}
+
+/* All is hydrated and committed: the bitmap has had its day. */
+static void check_finished(struct clone *clone)
+{
+	if (clone->finished || !is_finished(clone))
+		return;
+
+	dm_clone_release_bitmap(clone->cmd);
+	dm_clone_hydration_shrink(clone->hydration);
+	WRITE_ONCE(clone->finished, true);
+	DMINFO("%s: hydration is complete", clone_name(clone));
+	dm_table_event(clone->ti->table);
+}
+
+/*
+ * Commit what has changed, if anything has; *@committed tells.  On success
+ * nothing acknowledged before the call depends on metadata that a crash would
+ * lose, and if there was a commit, then its data is durable too.
+ */
+static int commit_metadata(struct clone *clone, bool *committed)
+{
+	bool user_changes;
+	int r = 0;
+
+	lockdep_assert_held(&clone->commit_lock);
+
+	/*
+	 * Data written from here on to a region that is not committed sets
+	 * user_changes again, be the region covered by this commit or not.
+	 */
+	spin_lock_irq(&clone->lock);
+	user_changes = clone->user_changes;
+	clone->user_changes = false;
+	spin_unlock_irq(&clone->lock);
+	smp_mb();	/* pairs with note_user_change() */
+
+	*committed = dm_clone_changed_this_transaction(clone->cmd);
+	if (*committed)
+		r = may_change_metadata(clone) ? __commit_metadata(clone) : -EIO;
+
+	if (r && user_changes)
+		note_user_change(clone);
+	if (!r)
+		check_finished(clone);
+
+	return r;
+}
+
+static void do_commit(struct work_struct *work)
+{
+	struct clone *clone =
+		container_of(to_delayed_work(work), struct clone, commit_work);
+	bool committed;
+
+	mutex_lock(&clone->commit_lock);
+	if (may_change_metadata(clone))
+		commit_metadata(clone, &committed);
+	mutex_unlock(&clone->commit_lock);
+}
+
+/* Hydrated bits were set.  Any context. */
+static void regions_hydrated(void *context)
+{
+	struct clone *clone = context;
+
+	if (dm_clone_is_hydration_done(clone->cmd))
+		mod_delayed_work(clone->wq, &clone->commit_work, 0);
+	else
+		queue_delayed_work(clone->wq, &clone->commit_work, COMMIT_PERIOD);
+}
+
+/* The work is queued under the lock: once it has @bio, the clone may go away. */
+static void await_commit(struct clone *clone, struct bio *bio)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&clone->lock, flags);
+	bio_list_add(&clone->awaiting_commit, bio);
+	queue_work(clone->wq, &clone->flush_work);
+	spin_unlock_irqrestore(&clone->lock, flags);
+}
+
+/* Make durable what @bios want to be; FUA writes come here only to be committed. */
+static int make_durable(struct clone *clone, const struct bio_list *bios)
+{
+	bool committed = false, needed = READ_ONCE(clone->user_changes);
+	const struct bio *bio;
+	int r = 0;
+
+	/*
+	 * An earlier flush has failed, and whoever asked for it knows.  The
+	 * destination may have lost the writes of others with it, and says
+	 * nothing of them any more.  So this one may not succeed, even if
+	 * there is nothing to be committed.
+	 */
+	if (clone->store->destination_failed)
+		return -EIO;
+
+	bio_list_for_each(bio, bios)
+		needed |= !(bio->bi_opf & REQ_PREFLUSH);
+	if (needed)
+		r = commit_metadata(clone, &committed);
+	if (!r && !committed)
+		r = flush_destination(clone);
+
+	return r;
+}
+
+static void do_flushes(struct work_struct *work)
+{
+	struct clone *clone = container_of(work, struct clone, flush_work);
+	struct bio_list bios;
+	struct bio *bio;
+	int r;
+
+	mutex_lock(&clone->commit_lock);
+
+	spin_lock_irq(&clone->lock);
+	bios = clone->awaiting_commit;
+	bio_list_init(&clone->awaiting_commit);
+	spin_unlock_irq(&clone->lock);
+
+	r = bio_list_empty(&bios) ? 0 : make_durable(clone, &bios);
+
+	mutex_unlock(&clone->commit_lock);
+
+	while ((bio = bio_list_pop(&bios))) {
+		if (r)
+			bio->bi_status = BLK_STS_IOERR;
+		bio_endio(bio);
+	}
+}
+
+/* Flush bios carry no data: device-mapper sends the data of one later. */
+static int map_flush(struct clone *clone, struct bio *bio)
+{
+	bio_set_dev(bio, clone->geo.dest);
+
+	if (READ_ONCE(clone->finished))
+		return DM_MAPIO_REMAPPED;
+
+	await_commit(clone, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Bios and regions.  The sectors of bios are relative to the target's start
+ * from clone_map() on, as those of the devices below are.
+ *---------------------------------------------------------------
+ */
+
+/* The first region that @bio touches. */
+static unsigned long first_region(struct clone *clone, struct bio *bio)
+{
+	return bio->bi_iter.bi_sector >> clone->geo.region_shift;
+}
+
+/* The region behind the last one that @bio touches. */
+static unsigned long end_region(struct clone *clone, struct bio *bio)
+{
+	return ((bio_end_sector(bio) - 1) >> clone->geo.region_shift) + 1;
+}
+
+static bool starts_at_region(struct clone *clone, struct bio *bio)
+{
+	return !(bio->bi_iter.bi_sector & (clone->region_size - 1));
+}
+
+/* The region behind the last one that @bio reaches the end of. */
+static unsigned long end_of_whole_regions(struct clone *clone, struct bio *bio)
+{
+	sector_t end = bio_end_sector(bio);
+
+	if (end == clone->geo.size)
+		return clone->geo.nr_regions;
+
+	return end >> clone->geo.region_shift;
+}
+
+/* Does @bio cover all regions that it touches from end to end? */
+static bool covers_whole_regions(struct clone *clone, struct bio *bio)
+{
+	return starts_at_region(clone, bio) &&
+	       end_of_whole_regions(clone, bio) == end_region(clone, bio);
+}
+
+/* Let @bio end with region @end - 1; device-mapper sends the rest again. */
+static void cut_bio(struct clone *clone, struct bio *bio, unsigned long end)
+{
+	sector_t sector = dm_clone_range_end(&clone->geo, end);
+
+	if (sector < bio_end_sector(bio))
+		dm_accept_partial_bio(bio, sector - bio->bi_iter.bi_sector);
+}
+
+/*
+ * Make a piece of a bio that changes regions.  Afterwards it is one of: to
+ * hydrated regions only; to a part of one region; to whole regions, and those
+ * were unhydrated a moment ago.
+ */
+static void cut_change(struct clone *clone, struct bio *bio)
+{
+	unsigned long begin = first_region(clone, bio);
+	unsigned long whole_end = end_of_whole_regions(clone, bio);
+	unsigned long end;
+
+	if (!dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end)) {
+		if (starts_at_region(clone, bio) && whole_end > begin)
+			end = min(end, whole_end);
+		else
+			end = begin + 1;
+	}
+
+	cut_bio(clone, bio, end);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Bios that wait for a claim
+ *---------------------------------------------------------------
+ */
+
+/* These bios are to be mapped again.  Any context; the lock as above. */
+static void defer_bios(void *context, struct bio_list *bios)
+{
+	struct clone *clone = context;
+	unsigned long flags;
+
+	if (bio_list_empty(bios))
+		return;
+
+	spin_lock_irqsave(&clone->lock, flags);
+	bio_list_merge(&clone->deferred, bios);
+	queue_work(clone->wq, &clone->deferred_work);
+	spin_unlock_irqrestore(&clone->lock, flags);
+}
+
+static void release_claim(struct clone *clone, struct clone_io *io)
+{
+	struct bio_list waiters = BIO_EMPTY_LIST;
+
+	dm_clone_claim_release(&clone->claims, &io->copy.claim, &waiters);
+	defer_bios(clone, &waiters);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Changing regions
+ *---------------------------------------------------------------
+ */
+
+/* See struct clone_store.  Before the claim is released; any context. */
+static void region_spoilt(void *context)
+{
+	struct clone *clone = context;
+
+	WRITE_ONCE(clone->store->spoilt, true);
+	dm_clone_hydration_set_dest_zeroed(clone->hydration, false);
+}
+
+/* A write that covers the regions of its claim has ended. */
+static void end_overwrite(struct clone *clone, struct clone_io *io,
+			  blk_status_t status)
+{
+	struct dm_clone_claim *claim = &io->copy.claim;
+
+	if (!status) {
+		dm_clone_set_range_hydrated(clone->cmd, claim->begin,
+					    claim->end - claim->begin);
+		note_user_change(clone);
+		regions_hydrated(clone);
+		atomic64_add(dm_clone_range_end(&clone->geo, claim->end) -
+			     dm_clone_region_start(&clone->geo, claim->begin),
+			     &clone->nr_overwritten);
+	}
+
+	if (status)
+		region_spoilt(clone);
+	release_claim(clone, io);
+	if (status)
+		dm_clone_hydration_kick(clone->hydration);
+}
+
+static void clone_endio(struct bio *bio)
+{
+	struct clone_io *io = bio_to_io(bio);
+	struct clone *clone = io->clone;
+
+	bio->bi_end_io = io->end_io;
+
+	if (io->flags & IO_WATCHED)
+		dm_clone_hydration_user_end(clone->hydration, io->start);
+	if (io->flags & IO_OVERWRITE)
+		end_overwrite(clone, io, bio->bi_status);
+
+	if ((io->flags & IO_FUA) && !bio->bi_status && !dm_clone_fault(FUA_FORGETS))
+		await_commit(clone, bio);
+	else
+		bio_endio(bio);
+}
+
+/* Send @bio to @bdev.  @flags: what to do when it ends, besides IO_WATCHED. */
+static int remap(struct clone *clone, struct bio *bio, struct block_device *bdev,
+		 unsigned int flags)
+{
+	struct clone_io *io;
+
+	bio_set_dev(bio, bdev);
+
+	if (dm_clone_hydration_is_watching(clone->hydration))
+		flags |= IO_WATCHED;
+	if (!flags)
+		return DM_MAPIO_REMAPPED;
+
+	io = bio_to_io(bio);
+	io->clone = clone;
+	io->flags = flags;
+	io->end_io = bio->bi_end_io;
+	bio->bi_end_io = clone_endio;
+	if (flags & IO_WATCHED)
+		io->start = dm_clone_hydration_user_start(clone->hydration);
+
+	return DM_MAPIO_REMAPPED;
+}
+
+/* The regions of @copy were copied, or zeroed, for the sake of its bio. */
+static void copied_for_bio(struct dm_clone_copy *copy, blk_status_t status)
+{
+	struct clone_io *io = container_of(copy, struct clone_io, copy);
+	struct clone *clone = io->clone;
+	struct bio_list bios = BIO_EMPTY_LIST;
+	struct bio *bio = copy_to_bio(copy);
+
+	release_claim(clone, io);
+
+	if (status) {
+		dm_clone_hydration_kick(clone->hydration);
+		bio->bi_status = status;
+		bio_endio(bio);
+		return;
+	}
+
+	bio_list_add(&bios, bio);
+	defer_bios(clone, &bios);
+}
+
+static bool is_discard(struct bio *bio)
+{
+	return bio_op(bio) == REQ_OP_DISCARD;
+}
+
+/* Map a piece that changes hydrated regions only. */
+static int map_hydrated_change(struct clone *clone, struct bio *bio)
+{
+	unsigned long begin = first_region(clone, bio);
+	unsigned long end = end_region(clone, bio);
+	unsigned int flags = 0;
+
+	if (!dm_clone_is_range_committed(clone->cmd, begin, end - begin)) {
+		note_user_change(clone);
+		if (bio->bi_opf & REQ_FUA)
+			flags |= IO_FUA;
+	}
+
+	if (is_discard(bio) && !clone->discard_passdown) {
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+
+	return remap(clone, bio, clone->geo.dest, flags);
+}
+
+/* Map a piece that changes regions of which it now owns the claim. */
+static int map_claimed_change(struct clone *clone, struct bio *bio)
+{
+	struct dm_clone_copy *copy = &bio_to_io(bio)->copy;
+	unsigned int flags = IO_OVERWRITE;
+
+	if (!covers_whole_regions(clone, bio)) {
+		dm_clone_copy_regions(clone->hydration, copy, copied_for_bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+
+	if (is_discard(bio) || bio_op(bio) == REQ_OP_SECURE_ERASE) {
+		dm_clone_zero_regions(clone->hydration, copy, copied_for_bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+
+	if (bio->bi_opf & REQ_FUA)
+		flags |= IO_FUA;
+	if (dm_clone_fault(MARK_FIRST))
+		dm_clone_set_range_hydrated(clone->cmd, copy->claim.begin,
+					    copy->claim.end - copy->claim.begin);
+
+	return remap(clone, bio, clone->geo.dest, flags);
+}
+
+/*
+ * Map a piece that changes regions.  It may be back from a wait, so what it
+ * found out about the regions when it was cut is forgotten; that the regions
+ * are a part of one, or whole ones, is all that counts.
+ */
+static int map_change(struct clone *clone, struct bio *bio)
+{
+	unsigned long begin = first_region(clone, bio);
+	unsigned long end = end_region(clone, bio);
+	struct clone_io *io = bio_to_io(bio);
+
+	if (dm_clone_is_range_hydrated(clone->cmd, begin, end - begin))
+		return map_hydrated_change(clone, bio);
+
+	if (is_discard(bio) && !covers_whole_regions(clone, bio)) {
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+
+	if (!may_change_metadata(clone))
+		return DM_MAPIO_KILL;
+
+	io->clone = clone;
+	if (!dm_clone_claim_or_wait(&clone->claims, &io->copy.claim, begin, end, bio)) {
+		dm_clone_hydration_hurry(clone->hydration);
+		return DM_MAPIO_SUBMITTED;
+	}
+
+	/* Another may have been here between the look and the claim. */
+	if (dm_clone_is_range_hydrated(clone->cmd, begin, end - begin)) {
+		release_claim(clone, io);
+		return map_hydrated_change(clone, bio);
+	}
+
+	return map_claimed_change(clone, bio);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Map
+ *---------------------------------------------------------------
+ */
+
+/* To where the regions are that @bio reads; they are hydrated or all not. */
+static int remap_read(struct clone *clone, struct bio *bio, bool hydrated)
+{
+	if (hydrated)
+		return remap(clone, bio, clone->geo.dest, 0);
+
+	this_cpu_inc(*clone->nr_source_reads);
+	return remap(clone, bio, clone->geo.source, 0);
+}
+
+/*
+ * Map a read that has waited for a claim.  It's too late to cut it, so it goes on in
+ * parts if its regions are not of one kind by now.  Only from the work: below
+ * submit_bio_noacct() a part would not be sent before the next one is allocated.
+ */
+static int map_uncut_read(struct clone *clone, struct bio *bio)
+{
+	unsigned long end;
+	struct bio *part;
+	bool hydrated;
+	sector_t sector;
+
+	for (;;) {
+		hydrated = dm_clone_find_run(clone->cmd, first_region(clone, bio),
+					     end_region(clone, bio), &end);
+		sector = dm_clone_range_end(&clone->geo, end);
+		if (sector >= bio_end_sector(bio))
+			return remap_read(clone, bio, hydrated);
+
+		/* What is split off has no per-bio data: just send it. */
+		part = bio_split(bio, sector - bio->bi_iter.bi_sector, GFP_NOIO,
+				 &clone->parts);
+		bio_chain(part, bio);
+		bio_set_dev(part, hydrated ? clone->geo.dest : clone->geo.source);
+		if (!hydrated)
+			this_cpu_inc(*clone->nr_source_reads);
+		submit_bio_noacct(part);
+	}
+}
+
+/* Map a read of unhydrated regions, up to @end, so that it hydrates them. */
+static int map_hydrating_read(struct clone *clone, struct bio *bio, unsigned long end)
+{
+	unsigned long begin = first_region(clone, bio), taken_until;
+	struct dm_clone_read *read;
+	bool hydrated;
+
+	read = dm_clone_reader_prepare(clone->reader, begin, end, &taken_until);
+	if (!IS_ERR_OR_NULL(read)) {
+		cut_bio(clone, bio, dm_clone_read_end(read));
+		this_cpu_inc(*clone->nr_source_reads);
+		dm_clone_reader_submit(read, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+
+	cut_bio(clone, bio, read ? min(end, taken_until) : end);
+	if (read && dm_clone_claim_wait(&clone->claims, begin, bio)) {
+		dm_clone_hydration_hurry(clone->hydration);
+		return DM_MAPIO_SUBMITTED;
+	}
+
+	/* Without hydrating then; or it has just been done, of a part perhaps. */
+	hydrated = dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end);
+	cut_bio(clone, bio, end);
+	return remap_read(clone, bio, hydrated);
+}
+
+static int map_read(struct clone *clone, struct bio *bio)
+{
+	unsigned long end;
+	bool hydrated;
+
+	if (clone->reader)
+		dm_clone_reader_note(clone->reader, bio->bi_iter.bi_sector,
+				     bio_end_sector(bio));
+
+	/*
+	 * If regions of an unhydrated run are hydrated after this look, then
+	 * what hydrates them overlaps with this read: the source's data will do.
+	 */
+	hydrated = dm_clone_find_run(clone->cmd, first_region(clone, bio),
+				     end_region(clone, bio), &end);
+	if (!hydrated && clone->reader && may_change_metadata(clone))
+		return map_hydrating_read(clone, bio, end);
+
+	cut_bio(clone, bio, end);
+	return remap_read(clone, bio, hydrated);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Bios that have waited for a claim
+ *---------------------------------------------------------------
+ */
+
+static int map_again(struct clone *clone, struct bio *bio)
+{
+	if (bio_op(bio) == REQ_OP_READ)
+		return map_uncut_read(clone, bio);
+
+	return map_change(clone, bio);
+}
+
+static void do_deferred(struct work_struct *work)
+{
+	struct clone *clone = container_of(work, struct clone, deferred_work);
+	struct bio_list bios;
+	struct bio *bio;
+
+	spin_lock_irq(&clone->lock);
+	bios = clone->deferred;
+	bio_list_init(&clone->deferred);
+	spin_unlock_irq(&clone->lock);
+
+	while ((bio = bio_list_pop(&bios))) {
+		switch (map_again(clone, bio)) {
+		case DM_MAPIO_REMAPPED:
+			submit_bio_noacct(bio);
+			break;
+		case DM_MAPIO_KILL:
+			bio_io_error(bio);
+			break;
+		}
+		cond_resched();
+	}
+}
+
+static int clone_map(struct dm_target *ti, struct bio *bio)
+{
+	struct clone *clone = ti->private;
+
+	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
+		return map_flush(clone, bio);
+
+	bio->bi_iter.bi_sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
+
+	if (bio_op(bio) == REQ_OP_READ && !READ_ONCE(clone->finished))
+		return map_read(clone, bio);
+
+	if (READ_ONCE(clone->finished) && likely(!is_discard(bio))) {
+		bio_set_dev(bio, clone->geo.dest);
+		return DM_MAPIO_REMAPPED;
+	}
+
+	cut_change(clone, bio);
+	return map_change(clone, bio);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Stores: metadata that the tables of one device share
+ *---------------------------------------------------------------
+ */
+
+static LIST_HEAD(stores);
+static DEFINE_MUTEX(stores_lock);
+
+static struct clone_store *__find_store(struct block_device *bdev)
+{
+	struct clone_store *store;
+
+	lockdep_assert_held(&stores_lock);
+
+	list_for_each_entry(store, &stores, list)
+		if (store->bdev == bdev)
+			return store;
+
+	return NULL;
+}
+
+/*
+ * Does @ti want another metadata device than the live table has?  It may be the
+ * same disk by another name.  The live table goes on changing it until it is
+ * suspended, and has changes that are not on it; the new table would not see
+ * them, and read the source where the user has written.
+ */
+static bool __replaces_live_store(struct dm_target *ti)
+{
+	struct clone_store *store;
+
+	lockdep_assert_held(&stores_lock);
+
+	list_for_each_entry(store, &stores, list)
+		if (READ_ONCE(store->live) && store->table != ti->table &&
+		    store->md == dm_table_get_md(ti->table))
+			return true;
+
+	return false;
+}
+
+static struct clone_store *__open_store(struct dm_target *ti, sector_t region_size,
+					struct block_device *bdev)
+{
+	struct clone_store *store;
+
+	if (__replaces_live_store(ti)) {
+		ti->error = "Metadata device of a live clone cannot be replaced";
+		return ERR_PTR(-EBUSY);
+	}
+
+	store = kzalloc(sizeof(*store), GFP_KERNEL);
+	if (!store) {
+		ti->error = "Out of memory";
+		return ERR_PTR(-ENOMEM);
+	}
+
+	store->cmd = dm_clone_metadata_open(bdev, ti->len, region_size, &ti->error);
+	if (IS_ERR(store->cmd)) {
+		int r = PTR_ERR(store->cmd);
+
+		kfree(store);
+		return ERR_PTR(r);
+	}
+
+	store->md = dm_table_get_md(ti->table);
+	store->bdev = bdev;
+	store->mode = CM_WRITE;
+	store->spoilt = !dm_clone_metadata_is_new(store->cmd);
+	list_add(&store->list, &stores);
+
+	return store;
+}
+
+/* May the table of @ti use a store that is open already? */
+static int __check_store(struct dm_target *ti, sector_t region_size,
+			 struct clone_store *store)
+{
+	if (store->md != dm_table_get_md(ti->table)) {
+		ti->error = "Metadata device is in use by another clone";
+		return -EBUSY;
+	}
+
+	if (store->table == ti->table) {
+		ti->error = "Metadata device is used twice in this table";
+		return -EINVAL;
+	}
+
+	if (!dm_clone_metadata_matches(store->cmd, ti->len, region_size)) {
+		ti->error = "Region size or target size does not match the metadata";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+static struct clone_store *get_store(struct dm_target *ti, sector_t region_size,
+				     struct block_device *bdev)
+{
+	struct clone_store *store;
+	int r = 0;
+
+	mutex_lock(&stores_lock);
+
+	store = __find_store(bdev);
+	if (!store)
+		store = __open_store(ti, region_size, bdev);
+	else
+		r = __check_store(ti, region_size, store);
+
+	if (r) {
+		store = ERR_PTR(r);
+	} else if (!IS_ERR(store)) {
+		store->nr_users++;
+		store->table = ti->table;
+	}
+
+	mutex_unlock(&stores_lock);
+
+	return store;
+}
+
+static void put_store(struct dm_target *ti, struct clone_store *store)
+{
+	mutex_lock(&stores_lock);
+
+	if (store->table == ti->table)
+		store->table = NULL;
+
+	if (!--store->nr_users) {
+		list_del(&store->list);
+		dm_clone_metadata_close(store->cmd);
+		kfree(store);
+	}
+
+	mutex_unlock(&stores_lock);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Constructor: parsing
+ *---------------------------------------------------------------
+ */
+
+/*
+ * Every number of the table, and of messages, comes through here.  (The
+ * parsing helpers of device-mapper let numbers wrap round.)
+ */
+static int parse_number(const char *arg, unsigned int min, unsigned int max,
+			unsigned int *nr)
+{
+	if (!arg || kstrtouint(arg, 10, nr) || *nr < min || *nr > max)
+		return -EINVAL;
+
+	return 0;
+}
+
+static int parse_device(struct clone *clone, struct dm_arg_set *as,
+			typeof(DM_CLONE_READ) mode, struct dm_dev **dev,
+			char *error)
+{
+	int r = dm_get_device(clone->ti, dm_shift_arg(as), mode, dev);
+
+	if (r) {
+		*dev = NULL;
+		clone->ti->error = error;
+	}
+
+	return r;
+}
+
+static int parse_metadata_dev(struct clone *clone, struct dm_arg_set *as)
+{
+	return parse_device(clone, as, DM_CLONE_RDWR, &clone->metadata_dev,
+			    "Error opening metadata device");
+}
+
+static int parse_dest_dev(struct clone *clone, struct dm_arg_set *as)
+{
+	struct dm_target *ti = clone->ti;
+	int r;
+
+	r = parse_device(clone, as, DM_CLONE_RDWR, &clone->dest_dev,
+			 "Error opening destination device");
+	if (r)
+		return r;
+
+	clone->geo.dest = clone->dest_dev->bdev;
+	if (bdev_nr_sectors(clone->geo.dest) < ti->len) {
+		ti->error = "Destination device is smaller than the target";
+		return -EINVAL;
+	}
+
+	if (bdev_is_zoned(clone->geo.dest)) {
+		ti->error = "Zoned destination devices are not supported";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+static int parse_source_dev(struct clone *clone, struct dm_arg_set *as)
+{
+	struct dm_target *ti = clone->ti;
+	int r;
+
+	r = parse_device(clone, as, DM_CLONE_READ, &clone->source_dev,
+			 "Error opening source device");
+	if (r)
+		return r;
+
+	clone->geo.source = clone->source_dev->bdev;
+	if (bdev_nr_sectors(clone->geo.source) < ti->len) {
+		ti->error = "Source device is smaller than the target";
+		return -EINVAL;
+	}
+
+	if (bdev_is_zoned(clone->geo.source)) {
+		ti->error = "Zoned source devices are not supported";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+/* Nobody who names a device twice means it. */
+static int check_devices_differ(struct clone *clone)
+{
+	struct block_device *metadata = clone->metadata_dev->bdev;
+
+	if (metadata == clone->geo.dest || metadata == clone->geo.source ||
+	    clone->geo.dest == clone->geo.source) {
+		clone->ti->error = "Metadata, destination and source must be different devices";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+static bool is_multiple_of_block_size(unsigned int sectors, struct block_device *bdev)
+{
+	return !(sectors % (bdev_logical_block_size(bdev) >> SECTOR_SHIFT));
+}
+
+static int parse_region_size(struct clone *clone, struct dm_arg_set *as)
+{
+	struct dm_target *ti = clone->ti;
+	unsigned int size;
+
+	if (parse_number(dm_shift_arg(as), MIN_REGION_SIZE, MAX_REGION_SIZE, &size) ||
+	    !is_power_of_2(size)) {
+		ti->error = "Region size is not a power of two between 8 and 2097152";
+		return -EINVAL;
+	}
+
+	if (!is_multiple_of_block_size(size, clone->geo.source) ||
+	    !is_multiple_of_block_size(size, clone->geo.dest)) {
+		ti->error = "Region size is not a multiple of the devices' logical block size";
+		return -EINVAL;
+	}
+
+	if (dm_sector_div_up(ti->len, size) > MAX_REGIONS) {
+		ti->error = "Too many regions, choose a larger region size";
+		return -EINVAL;
+	}
+
+	clone->region_size = size;
+	clone->geo.size = ti->len;
+	clone->geo.region_shift = __ffs(size);
+	clone->geo.nr_regions = dm_sector_div_up(ti->len, size);
+
+	return 0;
+}
+
+/* The number that begins a group, and is followed by as many arguments. */
+static int parse_group(struct dm_arg_set *as, unsigned int *nr, char **error)
+{
+	const char *arg;
+
+	*nr = 0;
+	if (!as->argc)
+		return 0;
+
+	arg = dm_shift_arg(as);
+	if (parse_number(arg, 0, as->argc, nr)) {
+		*error = "Invalid number of feature or core arguments";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+/* Returns NR_FEATURES if there is no such feature. */
+static enum feature find_feature(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_FEATURES; i++)
+		if (!strcasecmp(name, features[i]))
+			break;
+
+	return i;
+}
+
+static int parse_features(struct clone *clone, struct dm_arg_set *as)
+{
+	struct dm_target *ti = clone->ti;
+	unsigned int nr;
+	int r;
+
+	r = parse_group(as, &nr, &ti->error);
+	if (r)
+		return r;
+
+	for (; nr; nr--) {
+		enum feature feature = find_feature(dm_shift_arg(as));
+
+		if (feature == NR_FEATURES) {
+			ti->error = "Unknown feature argument";
+			return -EINVAL;
+		}
+		__set_bit(feature, &clone->features);
+	}
+
+	if (has_feature(clone, HYDRATE_ON_READ) && clone->region_size > DM_CLONE_MAX_READ) {
+		ti->error = "Regions are too large for hydrate_on_read";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+static const struct {
+	const char *name;
+	unsigned int min;
+	void (*set)(struct dm_clone_hydration *h, unsigned int value);
+	char *error;
+} core_args[NR_CORE_ARGS] = {
+	[HYDRATION_THRESHOLD] = {
+		"hydration_threshold", 1, dm_clone_hydration_set_threshold,
+		"Invalid hydration_threshold",
+	},
+	[HYDRATION_BATCH_SIZE] = {
+		"hydration_batch_size", 1, dm_clone_hydration_set_batch_size,
+		"Invalid hydration_batch_size",
+	},
+	[HYDRATION_RATE] = {
+		"hydration_rate", 0, dm_clone_hydration_set_rate,
+		"Invalid hydration_rate",
+	},
+	[HYDRATION_FLOOR] = {
+		"hydration_floor", 0, dm_clone_hydration_set_floor,
+		"Invalid hydration_floor",
+	},
+	[HYDRATION_MAX_ERRORS] = {
+		"hydration_max_errors", 0, dm_clone_hydration_set_max_errors,
+		"Invalid hydration_max_errors",
+	},
+};
+
+/* Returns NR_CORE_ARGS if there is no such argument. */
+static enum core_arg find_core_arg(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < NR_CORE_ARGS; i++)
+		if (!strcasecmp(name, core_args[i].name))
+			break;
+
+	return i;
+}
+
+/* From the table, or a message. */
+static int parse_core_arg(struct clone *clone, enum core_arg i, const char *value)
+{
+	unsigned int nr;
+
+	if (parse_number(value, core_args[i].min, UINT_MAX, &nr))
+		return -EINVAL;
+
+	WRITE_ONCE(clone->core_args[i], nr);
+	set_bit(i, &clone->core_args_given);
+
+	return 0;
+}
+
+static void apply_core_arg(struct clone *clone, enum core_arg i)
+{
+	if (test_bit(i, &clone->core_args_given))
+		core_args[i].set(clone->hydration, READ_ONCE(clone->core_args[i]));
+}
+
+static int parse_core_args(struct clone *clone, struct dm_arg_set *as)
+{
+	struct dm_target *ti = clone->ti;
+	unsigned int nr;
+	int r;
+
+	r = parse_group(as, &nr, &ti->error);
+	if (r)
+		return r;
+
+	if (nr % 2) {
+		ti->error = "Number of core arguments is not even";
+		return -EINVAL;
+	}
+
+	for (; nr; nr -= 2) {
+		enum core_arg i = find_core_arg(dm_shift_arg(as));
+
+		if (i == NR_CORE_ARGS) {
+			ti->error = "Unknown core argument";
+			return -EINVAL;
+		}
+
+		if (parse_core_arg(clone, i, dm_shift_arg(as))) {
+			ti->error = core_args[i].error;
+			return -EINVAL;
+		}
+	}
+
+	return 0;
+}
+
+/*
+ * <metadata dev> <destination dev> <source dev> <region size>
+ *	[<#feature args> [<feature arg>]* [<#core args> [<key> <value>]*]]
+ *
+ * feature args: no_hydration, no_discard_passdown, hydrate_on_read,
+ *	zeroed_destination
+ * core args: hydration_threshold <regions>, hydration_batch_size <regions>,
+ *	hydration_rate <KiB/s>, hydration_floor <KiB/s>, hydration_max_errors <nr>
+ */
+static int parse_clone_args(struct clone *clone, struct dm_arg_set *as)
+{
+	struct dm_target *ti = clone->ti;
+	int r;
+
+	if (as->argc < NR_FIXED_ARGS) {
+		ti->error = "Invalid argument count";
+		return -EINVAL;
+	}
+
+	r = parse_metadata_dev(clone, as) ?: parse_dest_dev(clone, as) ?:
+	    parse_source_dev(clone, as) ?: check_devices_differ(clone) ?:
+	    parse_region_size(clone, as) ?:
+	    parse_features(clone, as) ?: parse_core_args(clone, as);
+	if (r)
+		return r;
+
+	if (as->argc) {
+		ti->error = "Too many arguments";
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Constructor and destructor
+ *---------------------------------------------------------------
+ */
+
+static void hydration_gave_up(void *context)
+{
+	struct clone *clone = context;
+
+	DMERR("%s: hydration has stopped because of errors", clone_name(clone));
+	dm_table_event(clone->ti->table);
+}
+
+static int create_hydration(struct clone *clone)
+{
+	const struct dm_clone_hydration_events events = {
+		.hydrated = regions_hydrated,
+		.released = defer_bios,
+		.gave_up = hydration_gave_up,
+		.spoilt = region_spoilt,
+		.context = clone,
+	};
+	unsigned int i;
+
+	clone->hydration = dm_clone_hydration_create(&clone->geo, clone->cmd,
+						     &clone->claims, clone->wq,
+						     &dm_kcopyd_throttle, &events);
+	if (IS_ERR(clone->hydration)) {
+		int r = PTR_ERR(clone->hydration);
+
+		clone->hydration = NULL;
+		clone->ti->error = "Failed to create the hydration engine";
+		return r;
+	}
+
+	for (i = 0; i < NR_CORE_ARGS; i++)
+		apply_core_arg(clone, i);
+
+	dm_clone_hydration_enable(clone->hydration, !has_feature(clone, NO_HYDRATION));
+
+	return 0;
+}
+
+static int create_reader(struct clone *clone)
+{
+	struct dm_clone_reader *reader;
+
+	if (!has_feature(clone, HYDRATE_ON_READ))
+		return 0;
+
+	reader = dm_clone_reader_create(&clone->geo, clone->cmd, &clone->claims,
+					clone->hydration, clone->wq, defer_bios, clone);
+	if (IS_ERR(reader)) {
+		clone->ti->error = "Failed to create the reader";
+		return PTR_ERR(reader);
+	}
+
+	clone->reader = reader;
+
+	return 0;
+}
+
+static int create_resources(struct clone *clone)
+{
+	clone->wq = alloc_workqueue("dm-clone", WQ_MEM_RECLAIM | WQ_PERCPU, 0);
+	if (!clone->wq) {
+		clone->ti->error = "Failed to allocate the workqueue";
+		return -ENOMEM;
+	}
+
+	if (bioset_init(&clone->parts, BIO_POOL_SIZE, 0, 0)) {
+		clone->ti->error = "Failed to allocate the bio set";
+		return -ENOMEM;
+	}
+
+	return 0;
+}
+
+static int open_metadata(struct clone *clone)
+{
+	struct clone_store *store = get_store(clone->ti, clone->region_size,
+					      clone->metadata_dev->bdev);
+
+	if (IS_ERR(store))
+		return PTR_ERR(store);
+
+	clone->store = store;
+	clone->cmd = store->cmd;
+
+	if (is_finished(clone)) {
+		dm_clone_release_bitmap(clone->cmd);
+		clone->finished = true;
+	}
+
+	return 0;
+}
+
+static void destroy_clone(struct clone *clone)
+{
+	struct dm_target *ti = clone->ti;
+
+	dm_clone_reader_destroy(clone->reader);
+	if (clone->hydration) {
+		/* A message may have brought up work since the last suspend. */
+		dm_clone_hydration_stop(clone->hydration);
+		dm_clone_hydration_destroy(clone->hydration);
+	}
+	if (clone->wq) {
+		cancel_delayed_work_sync(&clone->commit_work);
+		destroy_workqueue(clone->wq);
+	}
+	bioset_exit(&clone->parts);
+	if (clone->store)
+		put_store(ti, clone->store);
+	if (clone->source_dev)
+		dm_put_device(ti, clone->source_dev);
+	if (clone->dest_dev)
+		dm_put_device(ti, clone->dest_dev);
+	if (clone->metadata_dev)
+		dm_put_device(ti, clone->metadata_dev);
+	mutex_destroy(&clone->commit_lock);
+	free_percpu(clone->nr_source_reads);
+	kfree(clone);
+}
+
+static struct clone *alloc_clone(struct dm_target *ti)
+{
+	struct clone *clone = kzalloc(sizeof(*clone), GFP_KERNEL);
+
+	if (clone)
+		clone->nr_source_reads = alloc_percpu(u64);
+	if (!clone || !clone->nr_source_reads) {
+		ti->error = "Failed to allocate the clone";
+		kfree(clone);
+		return NULL;
+	}
+
+	clone->ti = ti;
+	mutex_init(&clone->commit_lock);
+	spin_lock_init(&clone->lock);
+	bio_list_init(&clone->deferred);
+	bio_list_init(&clone->awaiting_commit);
+	dm_clone_claims_init(&clone->claims);
+	INIT_WORK(&clone->deferred_work, do_deferred);
+	INIT_WORK(&clone->flush_work, do_flushes);
+	INIT_DELAYED_WORK(&clone->commit_work, do_commit);
+
+	return clone;
+}
+
+static void set_target_features(struct clone *clone)
+{
+	struct dm_target *ti = clone->ti;
+
+	clone->discard_passdown = !has_feature(clone, NO_DISCARD_PASSDOWN) &&
+				  bdev_max_discard_sectors(clone->geo.dest);
+
+	ti->private = clone;
+	ti->per_io_data_size = sizeof(struct clone_io);
+
+	/* The metadata is a write cache, whether or not the devices have one. */
+	ti->num_flush_bios = 1;
+	ti->flush_supported = true;
+
+	/* To know that regions need not be copied is of use in any case. */
+	ti->num_discard_bios = 1;
+	ti->discards_supported = true;
+
+	ti->num_secure_erase_bios = 1;
+	ti->num_write_zeroes_bios = 1;
+}
+
+static int clone_ctr(struct dm_target *ti, unsigned int argc, char **argv)
+{
+	struct dm_arg_set as = { .argc = argc, .argv = argv };
+	struct clone *clone = alloc_clone(ti);
+	int r;
+
+	if (!clone)
+		return -ENOMEM;
+
+	r = parse_clone_args(clone, &as) ?: create_resources(clone) ?:
+	    open_metadata(clone) ?: create_hydration(clone) ?: create_reader(clone);
+	if (r)
+		goto bad;
+
+	set_target_features(clone);
+
+	return 0;
+bad:
+	destroy_clone(clone);
+	return r;
+}
+
+static void clone_dtr(struct dm_target *ti)
+{
+	destroy_clone(ti->private);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Suspend and resume
+ *---------------------------------------------------------------
+ */
+
+/*
+ * Copies for bios go on: device-mapper waits for the bios now.  What copies in
+ * the background is still in flight is waited for in clone_postsuspend().
+ */
+static void clone_presuspend(struct dm_target *ti)
+{
+	struct clone *clone = ti->private;
+
+	dm_clone_reader_stop(clone->reader);
+	dm_clone_hydration_stop(clone->hydration);
+}
+
+/* The mode may get worse at any time: whoever comes second here or in set_mode() stops. */
+static void start_hydration(struct clone *clone)
+{
+	if (!may_change_metadata(clone))
+		return;
+
+	dm_clone_hydration_start(clone->hydration);
+	dm_clone_reader_start(clone->reader);
+
+	if (!may_change_metadata(clone)) {
+		dm_clone_hydration_stop(clone->hydration);
+		dm_clone_reader_stop(clone->reader);
+	}
+}
+
+static void clone_presuspend_undo(struct dm_target *ti)
+{
+	start_hydration(ti->private);
+}
+
+/* No bios are in flight any more. */
+static void clone_postsuspend(struct dm_target *ti)
+{
+	struct clone *clone = ti->private;
+	bool committed;
+
+	dm_clone_reader_wait(clone->reader);
+	dm_clone_hydration_wait(clone->hydration);
+	flush_work(&clone->deferred_work);
+	flush_work(&clone->flush_work);
+	cancel_delayed_work_sync(&clone->commit_work);
+
+	mutex_lock(&clone->commit_lock);
+	if (may_change_metadata(clone))
+		commit_metadata(clone, &committed);
+	mutex_unlock(&clone->commit_lock);
+}
+
+/*
+ * The metadata has failed, and the administrator has suspended and resumed the
+ * device, or loaded a table: see whether the metadata device is back.  If so,
+ * what could not be committed is committed now.
+ */
+static void try_to_recover(struct clone *clone)
+{
+	bool committed;
+
+	if (clone->store->destination_failed) {
+		DMERR("%s: the destination has failed to flush; deactivate and activate the device",
+		      clone_name(clone));
+		return;
+	}
+
+	if (dm_clone_metadata_abort(clone->cmd))
+		return;
+
+	set_mode(clone, CM_WRITE);
+	commit_metadata(clone, &committed);
+}
+
+static int clone_preresume(struct dm_target *ti)
+{
+	struct clone *clone = ti->private;
+
+	/* No stores_lock: its holder may be reading a disk on top of this device. */
+	WRITE_ONCE(clone->store->live, true);
+
+	mutex_lock(&clone->commit_lock);
+
+	/* The table before this one may have left something uncommitted. */
+	if (dm_clone_changed_this_transaction(clone->cmd))
+		note_user_change(clone);
+
+	if (!may_change_metadata(clone))
+		try_to_recover(clone);
+
+	/* It may also have finished since this table was loaded. */
+	if (is_finished(clone))
+		WRITE_ONCE(clone->finished, true);
+
+	mutex_unlock(&clone->commit_lock);
+
+	return 0;
+}
+
+static void clone_resume(struct dm_target *ti)
+{
+	struct clone *clone = ti->private;
+
+	if (dm_clone_changed_this_transaction(clone->cmd))
+		regions_hydrated(clone);
+
+	/*
+	 * Once it has been spoilt, here or under an earlier table, that's it.  Only
+	 * here, where nothing is in flight that could spoil it meanwhile.
+	 */
+	dm_clone_hydration_set_dest_zeroed(clone->hydration,
+					   has_feature(clone, ZEROED_DESTINATION) &&
+					   !READ_ONCE(clone->store->spoilt));
+	start_hydration(clone);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Status and messages.  They read counters, so that they never wait for a
+ * device: they work on a suspended and on a failed clone.
+ *---------------------------------------------------------------
+ */
+
+static bool is_hydration_enabled(struct clone *clone)
+{
+	return dm_clone_hydration_is_enabled(clone->hydration);
+}
+
+static unsigned long features_in_force(struct clone *clone)
+{
+	unsigned long mask = clone->features;
+
+	__assign_bit(NO_HYDRATION, &mask, !is_hydration_enabled(clone));
+
+	return mask;
+}
+
+static unsigned int emit_features(struct clone *clone, char *result,
+				  unsigned int maxlen, unsigned int sz)
+{
+	unsigned long mask = features_in_force(clone);
+	unsigned int i;
+
+	DMEMIT(" %u", (unsigned int)hweight_long(mask));
+	for_each_set_bit(i, &mask, NR_FEATURES)
+		DMEMIT(" %s", features[i]);
+
+	return sz;
+}
+
+/* Those that were given; in the status the two limits in any case. */
+static unsigned int emit_core_args(struct clone *clone, bool status, char *result,
+				   unsigned int maxlen, unsigned int sz)
+{
+	unsigned long shown = READ_ONCE(clone->core_args_given);
+	unsigned int values[NR_CORE_ARGS], i;
+
+	for (i = 0; i < NR_CORE_ARGS; i++)
+		values[i] = READ_ONCE(clone->core_args[i]);
+
+	if (status) {
+		shown |= BIT(HYDRATION_THRESHOLD) | BIT(HYDRATION_BATCH_SIZE);
+		values[HYDRATION_THRESHOLD] =
+			dm_clone_hydration_threshold(clone->hydration);
+		values[HYDRATION_BATCH_SIZE] =
+			dm_clone_hydration_batch_size(clone->hydration);
+	}
+
+	DMEMIT(" %u", 2 * (unsigned int)hweight_long(shown));
+	for (i = 0; i < NR_CORE_ARGS; i++)
+		if (shown & BIT(i))
+			DMEMIT(" %s %u", core_args[i].name, values[i]);
+
+	return sz;
+}
+
+/*
+ * <metadata block size> <#used metadata blocks>/<#total metadata blocks>
+ * <region size> <#hydrated regions>/<#total regions> <#hydrating regions>
+ * <#feature args> <feature args>* <#core args> <core args>* <rw|ro|Fail>
+ *
+ * or just Fail.
+ */
+static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
+{
+	u64 total = dm_clone_get_metadata_dev_size(clone->cmd);
+	enum clone_mode mode = get_mode(clone);
+	unsigned int sz = 0;
+
+	if (mode == CM_FAIL) {
+		DMEMIT("Fail");
+		return;
+	}
+
+	DMEMIT("%u %llu/%llu %llu %lu/%lu %lu", DM_CLONE_METADATA_BLOCK_SECTORS,
+	       total - dm_clone_get_free_metadata_block_count(clone->cmd), total,
+	       (unsigned long long)clone->region_size,
+	       dm_clone_nr_of_hydrated_regions(clone->cmd), clone->geo.nr_regions,
+	       dm_clone_hydration_in_flight(clone->hydration));
+	sz = emit_features(clone, result, maxlen, sz);
+	sz = emit_core_args(clone, true, result, maxlen, sz);
+	DMEMIT(" %s", mode == CM_WRITE ? "rw" : "ro");
+}
+
+/* What loads a table like this one, as it is now, messages included. */
+static void emit_table(struct clone *clone, char *result, unsigned int maxlen)
+{
+	bool core_args = READ_ONCE(clone->core_args_given);
+	unsigned int sz = 0;
+
+	DMEMIT("%s %s %s %llu", clone->metadata_dev->name, clone->dest_dev->name,
+	       clone->source_dev->name, (unsigned long long)clone->region_size);
+	if (core_args || features_in_force(clone))
+		sz = emit_features(clone, result, maxlen, sz);
+	if (core_args)
+		emit_core_args(clone, false, result, maxlen, sz);
+}
+
+static void clone_status(struct dm_target *ti, status_type_t type,
+			 unsigned int status_flags, char *result,
+			 unsigned int maxlen)
+{
+	struct clone *clone = ti->private;
+
+	switch (type) {
+	case STATUSTYPE_INFO:
+		emit_info(clone, result, maxlen);
+		break;
+	case STATUSTYPE_TABLE:
+		emit_table(clone, result, maxlen);
+		break;
+	case STATUSTYPE_IMA:
+		*result = '\0';
+		break;
+	}
+}
+
+static u64 nr_source_reads(struct clone *clone)
+{
+	u64 nr = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		nr += READ_ONCE(*per_cpu_ptr(clone->nr_source_reads, cpu));
+
+	return nr;
+}
+
+/* Sectors that are to be hydrated yet; a short last region counts as whole. */
+static u64 nr_unhydrated_sectors(struct clone *clone)
+{
+	return (u64)(clone->geo.nr_regions -
+		     dm_clone_nr_of_hydrated_regions(clone->cmd)) <<
+	       clone->geo.region_shift;
+}
+
+/*
+ * key=value words.  Bytes, KiB a second, seconds; seconds_left is -1 if there's
+ * no telling.
+ */
+static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
+{
+	u64 left = nr_unhydrated_sectors(clone);
+	struct dm_clone_hydration_stats stats;
+	unsigned int sz = 0;
+	s64 seconds;
+
+	dm_clone_hydration_get_stats(clone->hydration, &stats);
+	if (!left)
+		seconds = 0;
+	else if (stats.rate)
+		seconds = div64_u64(left, stats.rate);
+	else
+		seconds = -1;
+
+	DMEMIT("state=%s", READ_ONCE(clone->finished) ? "done" : stats.state);
+	DMEMIT(" bytes_copied=%llu bytes_overwritten=%llu bytes_zeroed=%llu",
+	       stats.hydrated[DM_CLONE_BY_COPY] << SECTOR_SHIFT,
+	       (u64)atomic64_read(&clone->nr_overwritten) << SECTOR_SHIFT,
+	       stats.hydrated[DM_CLONE_BY_ZEROING] << SECTOR_SHIFT);
+	DMEMIT(" bytes_read=%llu bytes_skipped=%llu",
+	       stats.hydrated[DM_CLONE_BY_READ] << SECTOR_SHIFT,
+	       stats.hydrated[DM_CLONE_BY_SKIPPING] << SECTOR_SHIFT);
+	DMEMIT(" regions_failed=%llu read_errors=%llu write_errors=%llu",
+	       stats.failed, stats.read_errors, stats.write_errors);
+	DMEMIT(" last_error=%d last_error_sector=%llu", stats.last_error,
+	       (unsigned long long)stats.last_error_sector);
+	DMEMIT(" rate=%llu average_rate=%llu seconds_left=%lld", stats.rate / 2,
+	       stats.average_rate / 2, seconds);
+	DMEMIT(" regions_in_flight=%lu source_reads=%llu commits=%llu",
+	       dm_clone_hydration_in_flight(clone->hydration), nr_source_reads(clone),
+	       READ_ONCE(clone->nr_commits));
+}
+
+static int set_core_arg(struct clone *clone, const char *name, const char *value)
+{
+	enum core_arg i = find_core_arg(name);
+
+	if (i == NR_CORE_ARGS || parse_core_arg(clone, i, value))
+		return -EINVAL;
+
+	apply_core_arg(clone, i);
+	return 0;
+}
+
+/* A range of sectors of the target, [begin, end). */
+struct sectors {
+	sector_t begin;
+	sector_t end;
+};
+
+static int parse_sectors(struct clone *clone, char **argv, struct sectors *s)
+{
+	u64 begin, nr;
+
+	if (kstrtou64(argv[0], 10, &begin) || kstrtou64(argv[1], 10, &nr) || !nr ||
+	    begin >= clone->geo.size || nr > clone->geo.size - begin)
+		return -EINVAL;
+
+	s->begin = begin;
+	s->end = begin + nr;
+
+	return 0;
+}
+
+/* Those of the sectors that are in unhydrated regions. */
+static u64 nr_missing(struct clone *clone, const struct sectors *s)
+{
+	unsigned int shift = clone->geo.region_shift;
+	unsigned long first = s->begin >> shift, last = (s->end - 1) >> shift;
+	u64 nr = (u64)dm_clone_nr_of_unhydrated(clone->cmd, first, last + 1 - first) << shift;
+
+	/* Of the first and the last only a part may be asked for. */
+	if (nr && !dm_clone_is_region_hydrated(clone->cmd, first))
+		nr -= min(nr, s->begin - dm_clone_region_start(&clone->geo, first));
+	if (nr && !dm_clone_is_region_hydrated(clone->cmd, last))
+		nr -= min(nr, dm_clone_region_start(&clone->geo, last + 1) - s->end);
+
+	return nr;
+}
+
+/* hydrate <start> <length>: put this before the rest, say how much is missing */
+static int hydrate_first(struct clone *clone, char **argv, char *result,
+			 unsigned int maxlen)
+{
+	unsigned int shift = clone->geo.region_shift, sz = 0;
+	struct dm_clone_range range;
+	struct sectors s;
+	u64 missing;
+	int r;
+
+	r = parse_sectors(clone, argv, &s);
+	if (r)
+		return r;
+
+	missing = nr_missing(clone, &s);
+	if (missing) {
+		range.begin = s.begin >> shift;
+		range.end = ((s.end - 1) >> shift) + 1;
+		r = dm_clone_hydration_want(clone->hydration, &range, 1);
+		if (r)
+			return r;
+	}
+
+	DMEMIT("sectors_missing=%llu", missing);
+
+	return 1;	/* there is a reply */
+}
+
+/* Whole regions: what is beside them may hold data. */
+static void whole_regions(struct clone *clone, const struct sectors *s,
+			  struct dm_clone_range *range)
+{
+	range->begin = dm_sector_div_up(s->begin, clone->region_size);
+	if (s->end == clone->geo.size)
+		range->end = clone->geo.nr_regions;
+	else
+		range->end = s->end >> clone->geo.region_shift;
+}
+
+/* skip <start> <length> [<start> <length>]*: these are empty in the source */
+static int skip(struct clone *clone, unsigned int nr_args, char **argv)
+{
+	unsigned int i, nr = 0;
+	struct dm_clone_range *ranges;
+	struct sectors s;
+	int r = 0;
+
+	ranges = kvmalloc_array(nr_args / 2, sizeof(*ranges), GFP_KERNEL);
+	if (!ranges)
+		return -ENOMEM;
+
+	for (i = 0; i + 1 < nr_args && !r; i += 2) {
+		r = parse_sectors(clone, argv + i, &s);
+		if (r)
+			break;
+		whole_regions(clone, &s, &ranges[nr]);
+		if (ranges[nr].begin < ranges[nr].end)
+			nr++;
+	}
+
+	if (!r && nr && !dm_clone_is_hydration_done(clone->cmd))
+		r = dm_clone_hydration_skip(clone->hydration, ranges, nr);
+	kvfree(ranges);
+
+	return r;
+}
+
+/*
+ * enable_hydration
+ * disable_hydration
+ * stats
+ * hydrate <start sector> <length>
+ * skip <start sector> <length> [<start sector> <length>]*
+ * <core argument> <value>
+ *
+ * Returns 1 if there is a reply.
+ */
+static int handle_message(struct clone *clone, unsigned int argc, char **argv,
+			  char *result, unsigned int maxlen)
+{
+	if (argc == 1 && !strcasecmp(argv[0], "stats")) {
+		emit_stats(clone, result, maxlen);
+		return 1;
+	}
+
+	if (argc == 1 && !strcasecmp(argv[0], "enable_hydration")) {
+		dm_clone_hydration_enable(clone->hydration, true);
+		return 0;
+	}
+
+	if (argc == 1 && !strcasecmp(argv[0], "disable_hydration")) {
+		dm_clone_hydration_enable(clone->hydration, false);
+		return 0;
+	}
+
+	if (argc == 3 && !strcasecmp(argv[0], "hydrate"))
+		return hydrate_first(clone, argv + 1, result, maxlen);
+
+	if (argc >= 3 && argc % 2 && !strcasecmp(argv[0], "skip"))
+		return skip(clone, argc - 1, argv + 1);
+
+	if (argc == 2)
+		return set_core_arg(clone, argv[0], argv[1]);
+
+	return -EINVAL;
+}
+
+static int clone_message(struct dm_target *ti, unsigned int argc, char **argv,
+			 char *result, unsigned int maxlen)
+{
+	struct clone *clone = ti->private;
+	int r = handle_message(clone, argc, argv, result, maxlen);
+
+	if (r == -EINVAL)
+		DMERR("%s: unsupported message '%s', or arguments that do not fit it",
+		      clone_name(clone), argv[0]);
+
+	return r;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Limits
+ *---------------------------------------------------------------
+ */
+
+/*
+ * The destination only: the checks that go through here ask what can be done
+ * to the device, and nothing but reads comes to the source.  Those of its
+ * limits that matter to reads are taken in clone_io_hints().
+ */
+static int clone_iterate_devices(struct dm_target *ti,
+				 iterate_devices_callout_fn fn, void *data)
+{
+	struct clone *clone = ti->private;
+
+	return fn(ti, clone->dest_dev, 0, ti->len, data);
+}
+
+static void stack_source_limits(struct clone *clone, struct queue_limits *limits)
+{
+	struct block_device *source = clone->geo.source;
+	unsigned int write_zeroes = limits->max_write_zeroes_sectors;
+	unsigned int secure_erase = limits->max_secure_erase_sectors;
+
+	if (blk_stack_limits(limits, &bdev_get_queue(source)->limits,
+			     get_start_sect(source)) < 0)
+		DMWARN("%s: source is not aligned to the blocks of the destination",
+		       clone_name(clone));
+
+	limits->max_write_zeroes_sectors = write_zeroes;
+	limits->max_secure_erase_sectors = secure_erase;
+}
+
+static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
+{
+	struct clone *clone = ti->private;
+
+	stack_source_limits(clone, limits);
+
+	/* Regions are what can be discarded, however the destination sees it. */
+	limits->discard_granularity = clone->region_size << SECTOR_SHIFT;
+	limits->discard_alignment = 0;
+	limits->max_hw_discard_sectors = round_down(UINT_MAX >> SECTOR_SHIFT,
+						    clone->region_size);
+	limits->max_discard_sectors = limits->max_hw_discard_sectors;
+}
+
+/*----------------------------------------------------------------*/
+
+static struct target_type clone_target = {
+	.name = "clone",
+	.version = {1, 2, 0},
+	.module = THIS_MODULE,
+	.ctr = clone_ctr,
+	.dtr = clone_dtr,
+	.map = clone_map,
+	.presuspend = clone_presuspend,
+	.presuspend_undo = clone_presuspend_undo,
+	.postsuspend = clone_postsuspend,
+	.preresume = clone_preresume,
+	.resume = clone_resume,
+	.status = clone_status,
+	.message = clone_message,
+	.io_hints = clone_io_hints,
+	.iterate_devices = clone_iterate_devices,
+};
+
+static int __init dm_clone_init(void)
+{
+	int r = dm_register_target(&clone_target);
+
+	if (r < 0)
+		DMERR("failed to register the target: %d", r);
+
+	return r;
+}
+
+static void __exit dm_clone_exit(void)
+{
+	dm_unregister_target(&clone_target);
+}
+
+module_init(dm_clone_init);
+module_exit(dm_clone_exit);
+
+MODULE_DESCRIPTION(DM_NAME " clone target");
+MODULE_AUTHOR("the dm-clone authors");
+MODULE_LICENSE("GPL");
