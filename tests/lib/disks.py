@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Disks for tests: something that stores, under a dm device that can misbehave.
+
+                 Disk  (dm-linear; or held, failing, delayed)
+                  |
+     +------------+-----------+
+     |            |           |
+    ram          null        loop
+  a slice of   null_blk    a file in tmpfs
+  a RAM disk
+
+  no discard   discard     discard
+                           write zeroes
+  no cache     cache       cache
+"""
+
+import ctypes
+import fcntl
+import os
+import subprocess
+
+from lib import dm, sweep
+from lib.blk import MIB, Block
+from lib.errors import Failure, Skip
+
+ARENA = "/dev/ram0"
+ARENA_KIB = 1 << 20
+LOOP_CONTROL = "/dev/loop-control"
+LOOP_CTL_GET_FREE, LOOP_SET_FD, LOOP_CLR_FD = 0x4C82, 0x4C00, 0x4C01
+LOOP_SET_DIRECT_IO = 0x4C08
+
+
+def modprobe(*args):
+    done = subprocess.run(["modprobe", *args], capture_output=True, text=True,
+                          check=False)
+    if done.returncode:
+        raise Skip(f"modprobe {' '.join(args)}: {done.stderr.strip()}")
+
+
+class Backing:
+    """Where a disk keeps its sectors: (device number, offset)."""
+
+    def __init__(self, path, offset=0, end=None):
+        self.path = path
+        self.offset = offset
+        self._end = end
+
+    @property
+    def number(self):
+        rdev = os.stat(self.path).st_rdev
+        return f"{os.major(rdev)}:{os.minor(rdev)}"
+
+    def close(self):
+        if self._end:
+            self._end()
+
+
+class Arena:
+    """Hands out slices of the RAM disk; each test begins anew at its start."""
+
+    def __init__(self):
+        self._used = 0
+
+    def slice(self, sectors):
+        backing = Backing(ARENA, self._used)
+        self._used += -(-sectors // MIB) * MIB
+        if self._used > ARENA_KIB * 2:
+            raise Failure("the RAM disk of the tests is too small for this one")
+        return backing
+
+
+def null_blk(name, sectors, discard=True, cache=True, block_size=512):
+    """A null_blk device with memory. Sparse, and gone when removed."""
+    modprobe("null_blk", "nr_devices=0")
+    path = f"{sweep.NULLB}/{name}"
+    os.mkdir(path)
+
+    def put(key, value):
+        with open(f"{path}/{key}", "w", encoding="ascii") as f:
+            f.write(f"{value}\n")
+
+    for key, value in [("memory_backed", 1), ("discard", int(discard)),
+                       ("blocksize", block_size), ("queue_mode", 0),
+                       ("size", -(-sectors // MIB)),
+                       ("cache_size", 64 if cache else 0), ("power", 1)]:
+        put(key, value)
+    return Backing(_null_blk_node(name, path), end=lambda: os.rmdir(path))
+
+
+def _null_blk_node(name, path):
+    """Stable kernels came to name the disk after its folder."""
+    if os.path.exists(f"/dev/{name}"):
+        return f"/dev/{name}"
+    with open(f"{path}/index", encoding="ascii") as f:
+        return f"/dev/nullb{f.read().strip()}"
+
+
+def loop(path, sectors):
+    """A loop device over a sparse file in memory."""
+    modprobe("loop")
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.ftruncate(file, sectors * 512)
+    with open(LOOP_CONTROL, "rb", buffering=0) as control:
+        node = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
+    device = os.open(node, os.O_RDWR)
+    fcntl.ioctl(device, LOOP_SET_FD, file)
+    os.close(file)
+
+    def end():
+        fcntl.ioctl(device, LOOP_CLR_FD, 0)
+        os.close(device)
+        os.unlink(path)
+
+    return Backing(node, end=end)
+
+
+class Disk:
+    """A device of a test that can be held up, made to fail, or slowed down."""
+
+    def __init__(self, name, sectors, backing, readonly=False):
+        self.sectors = sectors
+        self.backing = backing
+        self.held = False
+        self._healthy = True
+        self._block = None
+        self.device = dm.Device(name)
+        self.device.load(self._linear(), readonly)
+        self.device.resume()
+
+    path = property(lambda self: self.device.path)
+    number = property(lambda self: self.device.number)
+
+    @property
+    def block(self):
+        """The disk opened for direct I/O, past whatever else uses it."""
+        if not self._block:
+            self._block = Block(self.path, readonly=self._is_readonly())
+        return self._block
+
+    def _is_readonly(self):
+        with open(f"{self.device.sysfs}/ro", encoding="ascii") as f:
+            return f.read().strip() == "1"
+
+    def _delayed(self, first, nr, read_ms, write_ms=0):
+        place = f"{self.backing.number} {self.backing.offset + first}"
+        return [(first, nr, "delay", f"{place} {read_ms} {place} {write_ms}")]
+
+    def _linear(self, first=0, nr=None):
+        nr = self.sectors - first if nr is None else nr
+        return [(first, nr, "linear",
+                 f"{self.backing.number} {self.backing.offset + first}")]
+
+    def _swap(self, table):
+        """Swaps tables without waiting for what is in flight."""
+        self.device.load(table)
+        self.device.suspend(noflush=True)
+        self.device.resume(noflush=True)
+        self.held = False
+        self._healthy = False
+
+    # Moods
+
+    def hold(self):
+        """From now on I/O waits here until release()."""
+        self.device.suspend(noflush=True)
+        self.held = True
+
+    def release(self):
+        self.device.resume(noflush=True)
+        self.held = False
+
+    def fail(self):
+        """All I/O fails. (Flushes are not seen by an error table.)"""
+        self._swap([(0, self.sectors, "error", "")])
+
+    def fail_range(self, first, nr, delay=0):
+        """I/O to these sectors fails, at once; the rest takes so many ms."""
+        def piece(first, nr):
+            return self._delayed(first, nr, delay) if delay else self._linear(first, nr)
+
+        table = piece(0, first) if first else []
+        table.append((first, nr, "error", ""))
+        if first + nr < self.sectors:
+            table += piece(first + nr, self.sectors - first - nr)
+        self._swap(table)
+
+    def fail_writes(self):
+        """Writes and flushes fail, reads work."""
+        self._swap([(0, self.sectors, "flakey",
+                     f"{self.backing.number} {self.backing.offset} "
+                     "0 1000 1 error_writes")])
+
+    def delay(self, read_ms, write_ms=0):
+        self._swap(self._delayed(0, self.sectors, read_ms, write_ms))
+
+    def shrink_to(self, sectors):
+        """Nothing behind this sector any more."""
+        self._swap(self._linear(0, sectors))
+
+    def heal(self):
+        if not self._healthy:
+            self._swap(self._linear())
+            self._healthy = True
+        if self.held:
+            self.release()
+
+    # Content
+
+    def fill(self, stamp):
+        self.block.fill(stamp)
+        return self
+
+    def zero(self):
+        return self.fill(0)
+
+    def image(self):
+        """All of it, as bytes."""
+        return self.block.read(0, self.sectors)
+
+    def close(self):
+        if self._block:
+            self._block.close()
+        self.device.remove()
+        self.backing.close()
+
+
+def umount(path):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(path.encode(), 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)

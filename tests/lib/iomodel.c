@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Random I/O against a model in memory. See iomodel.h.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "iomodel.h"
+
+#define MAX_THREADS	64
+
+static const char *const op_name[NR_IO_OPS] = {
+	"read", "write", "write with FUA", "discard", "write zeroes", "flush"
+};
+
+/* A range in flight; readers share, everything else is alone. */
+struct range {
+	uint64_t sector, nr;
+	int shared;
+};
+
+struct run {
+	struct iomodel *io;
+	pthread_mutex_t lock;		/* all below, the model and the stamps */
+	pthread_cond_t changed;		/* a range was given back */
+	struct range flying[MAX_THREADS];
+	uint32_t started;		/* operations */
+	int failed;
+};
+
+struct worker {
+	struct run *run;
+	unsigned int index;
+	uint64_t rng;
+	void *buf;
+	pthread_t thread;
+};
+
+struct step {
+	enum iomodel_op op;
+	uint64_t sector, nr;
+	uint32_t stamp;
+	unsigned int variant;
+};
+
+/*
+ *---------------------------------------------------------------
+ * What to do next
+ *---------------------------------------------------------------
+ */
+
+static uint64_t rng_next(uint64_t *state)
+{
+	uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+	return z ^ (z >> 31);
+}
+
+static uint64_t rng_below(uint64_t *state, uint64_t bound)
+{
+	return rng_next(state) % bound;
+}
+
+static enum iomodel_op pick_op(const struct iomodel *io, uint64_t *rng)
+{
+	uint64_t sum = 0, n;
+	unsigned int op;
+
+	for (op = 0; op < NR_IO_OPS; op++)
+		sum += io->weight[op];
+
+	n = rng_below(rng, sum);
+	for (op = 0; n >= io->weight[op]; op++)
+		n -= io->weight[op];
+
+	return op;
+}
+
+static uint64_t round_down(uint64_t n, uint64_t to)
+{
+	return n - n % to;
+}
+
+/*
+ * Sizes spread evenly over the powers of two. Half of the ranges begin and end
+ * at region boundaries, or would if they were long enough.
+ */
+static void pick_range(const struct iomodel *io, uint64_t *rng, struct step *s)
+{
+	uint64_t max = io->max_sectors, size, sector;
+	uint64_t total = io->model->sectors;
+	unsigned int bits = 0;
+
+	while ((2ull << bits) <= max)
+		bits++;
+	size = 1ull << rng_below(rng, bits + 1);
+	size += rng_below(rng, size);
+	sector = rng_below(rng, total);
+
+	if (rng_below(rng, 2)) {
+		uint64_t region = io->region_size;
+
+		sector = round_down(sector + io->model->first -
+				    io->model->origin, region);
+		sector += io->model->origin;
+		sector = sector < io->model->first ?
+			 0 : sector - io->model->first;
+		if (size >= region)
+			size = round_down(size, region);
+	}
+
+	if (size > max)
+		size = max;
+	sector = round_down(sector, io->align);
+	size = round_down(size, io->align);
+	if (!size)
+		size = io->align;
+	if (sector + size > total)
+		size = total - sector;
+
+	s->sector = io->model->first + sector;
+	s->nr = size;
+}
+
+static void pick_step(const struct iomodel *io, uint64_t *rng, struct step *s)
+{
+	s->op = pick_op(io, rng);
+	pick_range(io, rng, s);
+	s->variant = rng_next(rng) >> 32;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Ranges in flight
+ *---------------------------------------------------------------
+ */
+
+static int overlaps(const struct range *a, const struct range *b)
+{
+	return a->sector < b->sector + b->nr && b->sector < a->sector + a->nr;
+}
+
+static int range_is_free(struct run *run, const struct range *want)
+{
+	for (unsigned int i = 0; i < run->io->threads; i++) {
+		const struct range *r = &run->flying[i];
+
+		if (r->nr && overlaps(r, want) && !(r->shared && want->shared))
+			return 0;
+	}
+
+	return 1;
+}
+
+/* Called with the lock. */
+static void range_take(struct worker *w, const struct step *s)
+{
+	struct range want = {
+		.sector = s->sector,
+		.nr = s->op == IO_FLUSH ? 0 : s->nr,
+		.shared = s->op == IO_READ,
+	};
+
+	while (!range_is_free(w->run, &want))
+		pthread_cond_wait(&w->run->changed, &w->run->lock);
+
+	w->run->flying[w->index] = want;
+}
+
+/* Called with the lock. */
+static void range_give_back(struct worker *w)
+{
+	w->run->flying[w->index].nr = 0;
+	pthread_cond_broadcast(&w->run->changed);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Doing it
+ *---------------------------------------------------------------
+ */
+
+static int do_rw(int fd, void *buf, uint64_t len, uint64_t offset,
+		 enum iomodel_op op)
+{
+	while (len) {
+		struct iovec iov = { .iov_base = buf, .iov_len = len };
+		ssize_t n;
+
+		if (op == IO_READ)
+			n = preadv2(fd, &iov, 1, offset, 0);
+		else
+			n = pwritev2(fd, &iov, 1, offset,
+				     op == IO_FUA ? RWF_DSYNC : 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (!n)
+			return -ENOSPC;
+
+		buf = (char *)buf + n;
+		len -= n;
+		offset += n;
+	}
+
+	return 0;
+}
+
+static int do_zero(int fd, uint64_t range[2], unsigned int variant)
+{
+	int r;
+
+	switch (variant % 3) {
+	case 0:
+		r = ioctl(fd, BLKZEROOUT, range);
+		break;
+	case 1:
+		r = fallocate(fd, FALLOC_FL_ZERO_RANGE, range[0], range[1]);
+		break;
+	default:
+		/* Offloaded or not at all: a device need not be able to. */
+		r = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			      range[0], range[1]);
+		break;
+	}
+
+	return r ? -errno : 0;
+}
+
+static int do_step(struct worker *w, const struct step *s)
+{
+	uint64_t range[2] = { s->sector * SECTOR_SIZE, s->nr * SECTOR_SIZE };
+	uint64_t number = s->sector - w->run->io->model->origin;
+	int fd = w->run->io->fd;
+
+	switch (s->op) {
+	case IO_WRITE:
+	case IO_FUA:
+		stamp_fill(w->buf, number, s->nr, s->stamp);
+		/* fall through */
+	case IO_READ:
+		return do_rw(fd, w->buf, range[1], range[0], s->op);
+	case IO_DISCARD:
+		return ioctl(fd, BLKDISCARD, range) ? -errno : 0;
+	case IO_ZERO:
+		return do_zero(fd, range, s->variant);
+	case IO_FLUSH:
+		return fdatasync(fd) ? -errno : 0;
+	default:
+		abort();
+	}
+}
+
+/*
+ *---------------------------------------------------------------
+ * What it means for the model. Called with the lock.
+ *---------------------------------------------------------------
+ */
+
+static void fail(struct worker *w, const struct step *s, const char *why)
+{
+	struct iomodel *io = w->run->io;
+
+	if (!w->run->failed)
+		snprintf(io->report, sizeof(io->report),
+			 "seed %llu, thread %u, %s of %llu sectors at %llu: %s",
+			 (unsigned long long)io->seed, w->index,
+			 op_name[s->op], (unsigned long long)s->nr,
+			 (unsigned long long)s->sector, why);
+	w->run->failed = 1;
+}
+
+static void settle_error(struct worker *w, const struct step *s, int r)
+{
+	struct iomodel *io = w->run->io;
+
+	if (r == -EOPNOTSUPP && s->op == IO_ZERO)
+		return;
+
+	io->errors[s->op]++;
+	if (!io->errors_ok || r != -EIO)
+		fail(w, s, strerror(-r));
+
+	if (s->op == IO_WRITE || s->op == IO_FUA)
+		model_maybe(io->model, s->sector, s->nr, s->stamp);
+	else if (s->op == IO_ZERO || s->op == IO_DISCARD)
+		model_maybe(io->model, s->sector, s->nr, STAMP_ZERO);
+}
+
+static void settle_success(struct worker *w, const struct step *s)
+{
+	struct model *model = w->run->io->model;
+	char why[1024];
+
+	w->run->io->done[s->op]++;
+	switch (s->op) {
+	case IO_READ:
+		if (model_check_buf(model, w->buf, s->sector, s->nr, why,
+				    sizeof(why)))
+			fail(w, s, why);
+		break;
+	case IO_WRITE:
+	case IO_FUA:
+		model_set(model, s->sector, s->nr, s->stamp);
+		break;
+	case IO_DISCARD:
+		model_maybe(model, s->sector, s->nr, STAMP_ZERO);
+		break;
+	case IO_ZERO:
+		model_set(model, s->sector, s->nr, STAMP_ZERO);
+		break;
+	default:
+		break;
+	}
+}
+
+/*
+ *---------------------------------------------------------------
+ * Threads
+ *---------------------------------------------------------------
+ */
+
+static int go_on(struct run *run)
+{
+	return !run->failed && !run->io->stop && run->started < run->io->ops;
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	struct run *run = w->run;
+
+	pthread_mutex_lock(&run->lock);
+	while (go_on(run)) {
+		struct step s;
+		int r;
+
+		run->started++;
+		pick_step(run->io, &w->rng, &s);
+		s.stamp = run->io->next_stamp;
+		if (++run->io->next_stamp > STAMP_MAX)
+			run->io->next_stamp = STAMP_MAX / 2;
+		range_take(w, &s);
+		pthread_mutex_unlock(&run->lock);
+
+		r = do_step(w, &s);
+
+		pthread_mutex_lock(&run->lock);
+		if (r)
+			settle_error(w, &s, r);
+		else
+			settle_success(w, &s);
+		range_give_back(w);
+	}
+	pthread_mutex_unlock(&run->lock);
+
+	return NULL;
+}
+
+int iomodel_run(struct iomodel *io)
+{
+	struct worker *workers;
+	struct run run = { .io = io };
+	unsigned int i, started = 0;
+
+	io->report[0] = '\0';
+	if (!io->threads || io->threads > MAX_THREADS)
+		return -1;
+
+	workers = calloc(io->threads, sizeof(*workers));
+	if (!workers)
+		return -1;
+
+	pthread_mutex_init(&run.lock, NULL);
+	pthread_cond_init(&run.changed, NULL);
+
+	for (i = 0; i < io->threads; i++) {
+		struct worker *w = &workers[i];
+
+		w->run = &run;
+		w->index = i;
+		w->rng = io->seed + i * 0x5851f42d4c957f2dull;
+		w->buf = aligned_alloc(4096, (io->max_sectors + 7) / 8 * 4096);
+		if (!w->buf || pthread_create(&w->thread, NULL, work, w)) {
+			free(w->buf);
+			snprintf(io->report, sizeof(io->report),
+				 "cannot start thread %u", i);
+			run.failed = 1;
+			break;
+		}
+		started++;
+	}
+
+	for (i = 0; i < started; i++) {
+		pthread_join(workers[i].thread, NULL);
+		free(workers[i].buf);
+	}
+
+	pthread_cond_destroy(&run.changed);
+	pthread_mutex_destroy(&run.lock);
+	free(workers);
+
+	return run.failed ? -1 : 0;
+}

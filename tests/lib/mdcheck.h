@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the reader of the tools (tools/lib) says to an image of metadata.
+ */
+#ifndef TESTS_MDCHECK_H
+#define TESTS_MDCHECK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Returns 0 if there is nothing to complain about; else see @report. */
+int metadata_check(const void *image, uint64_t nr_blocks, char *report, size_t size);
+
+#endif

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The metadata device: formatted, loaded, refused; and what is written on it."""
+
+import errno
+import random
+import struct
+
+from lib import kmsg, metadata
+from lib.blk import JUNK, MIB, Block, crc32c
+from lib.errors import Failure
+from lib.framework import test
+from lib.metadata import Superblock
+
+KIB = 2
+
+
+def good_metadata(t, region=8, size=4 * MIB):
+    """A clone that was used and deactivated: its devices hold good metadata."""
+    clone = t.idle_clone(region=region, size=size)
+    clone.put(0, 4 * region)
+    clone.put(10 * region, region)
+    clone.deactivate()
+    return clone
+
+
+def must_refuse(t, clone, naming=(), what="this metadata"):
+    """Activation fails, says why, and has not written a byte."""
+    before = clone.meta.image()
+    log = kmsg.Log()
+    with t.trace(clone.meta) as trace:
+        t.fails(clone.activate, what=what)
+    if trace.writes(clone.meta.number):
+        raise Failure(f"{what}: refused, but written to: {trace.writes(clone.meta.number)}")
+    if clone.meta.image() != before:
+        raise Failure(f"{what}: refused, but not left as it was")
+    said = "\n".join(log.read())
+    for word in naming if not t.peer else ():
+        if str(word).lower() not in said.lower():
+            raise Failure(f"{what}: the log does not speak of {word}:\n{said}")
+
+
+def change_superblock(clone, fix_csum=True, **fields):
+    sb = Superblock(clone.meta.block.read(0, 8))
+    for name, value in fields.items():
+        setattr(sb, name, value)
+    block = sb.pack(None if fix_csum else sb.csum)
+    clone.meta.block.write(0, block)
+
+
+@test("a device of zeroes is formatted: the superblock is as documented")
+def _(t):
+    clone = t.idle_clone(region=128)
+    clone.flush()
+    clone.deactivate()
+    sb = metadata.read(clone.meta.block)
+    if (sb.region_size, sb.target_size) != (128, clone.size):
+        raise Failure(f"region size {sb.region_size}, target size {sb.target_size}")
+    if sb.flags or sb.uuid.strip(b"\0") or sb.rest.strip(b"\0"):
+        raise Failure("flags, uuid and the rest of the superblock should be zero")
+    if not 0 < sb.root < clone.meta.sectors // 8:
+        raise Failure(f"the bitset's root is block {sb.root}")
+    if not sb.space_map.strip(b"\0"):
+        raise Failure("there is no space map")
+    bitmap = sb.bitmap(clone.meta.block, clone.regions)
+    if any(bitmap):
+        raise Failure("a fresh clone has hydrated regions")
+
+
+@test("only a superblock of zeroes is formatted, whatever else the device holds")
+def _(t):
+    meta = t.disk(4 * MIB, fill=JUNK, what="meta")
+    meta.block.fill(0, 0, 8)
+    clone = t.idle_clone(meta=meta)
+    clone.put(64, 8)
+    clone.reactivate()
+    clone.check()
+
+    for offset in 0, 1, 4, 31, 200, 511, 512, 4095:
+        meta.zero()
+        data = bytearray(4096)
+        data[offset] = 1
+        meta.block.write(0, bytes(data))
+        clone.deactivate()
+        must_refuse(t, clone, what=f"one byte set at {offset}")
+
+
+@test("bits on disk are the regions that were written, no more and no fewer")
+def _(t):
+    clone = t.idle_clone(region=8, size=4 * MIB)
+    hydrated = set(t.rng.sample(range(clone.regions), 200)) | {0, clone.regions - 1}
+    for region in hydrated:
+        clone.put(region * 8, 8)
+    clone.deactivate()
+    bitmap = clone.check_left_behind()
+    on_disk = {r for r in range(clone.regions) if metadata.bit(bitmap, r)}
+    if on_disk != hydrated:
+        raise Failure(f"missing {sorted(hydrated - on_disk)}, "
+                      f"too many {sorted(on_disk - hydrated)}")
+
+
+@test("a bitmap of many array blocks is written and read back", limit=120)
+def _(t):
+    size = 512 * MIB                        # 131072 regions, 5 array blocks
+    zero = t.mapped([(0, size, "zero", "")])
+    dest = t.mapped([(0, size, "zero", "")])
+    meta = t.metadata()
+    line = f"{meta.number} {dest.number} {zero.number} 8 1 no_hydration"
+    device = t.mapped([(0, size, "clone", line)])
+    regions = set(t.rng.sample(range(size // 8), 300)) | {32575, 32576, 65151, 65152}
+    with Block(device.path) as block:
+        for region in regions:
+            block.put(region * 8, 8, t.stamp())
+    device.remove()
+    sb = metadata.read(meta.block)
+    bitmap = sb.bitmap(meta.block, size // 8)
+    if metadata.weight(bitmap, size // 8) != len(regions) or \
+       not all(metadata.bit(bitmap, r) for r in regions):
+        raise Failure("the bits on disk are not the regions written")
+    device = t.mapped([(0, size, "clone", line)])
+    if f" {len(regions)}/{size // 8} " not in device.status(noflush=True):
+        raise Failure(device.status())
+
+
+@test("random bytes are refused and left alone")
+def _(t):
+    clone = t.idle_clone(active=False)
+    clone.meta.block.write(0, random.Random(t.seed).randbytes(64 * 1024))
+    must_refuse(t, clone, ["superblock"])
+
+
+@test("a file system is refused and left alone")
+def _(t):
+    clone = t.idle_clone(active=False, meta=t.disk(16 * MIB, fill=0))
+    t.run("mkfs.ext4", "-q", clone.meta.path)
+    # ext4 leaves the first KiB alone, the superblock begins behind it.
+    must_refuse(t, clone, ["superblock"])
+
+
+@test("the metadata of another target is refused: same layout, other magic")
+def _(t):
+    clone = good_metadata(t)
+    for magic in 27022010, 2126579579, 6142003, 0, 0x8af27f65:
+        change_superblock(clone, magic=magic)
+        must_refuse(t, clone, ["superblock", "magic"], f"magic {magic}")
+    change_superblock(clone, magic=metadata.MAGIC)
+    clone.activate()
+    clone.check()
+
+
+@test("a checksum that is wrong is refused, wherever the flipped bit is", limit=120)
+def _(t):
+    clone = good_metadata(t)
+    good = clone.meta.block.read(0, 8)
+    for offset in (0, 3, 4, 8, 16, 31, 32, 40, 44, 100, 172, 180, 188, 195, 196,
+                   512, 2000, 4095):
+        bad = bytearray(good)
+        bad[offset] ^= 1 << t.rng.randrange(8)
+        clone.meta.block.write(0, bytes(bad))
+        must_refuse(t, clone, ["superblock"], f"a bit flipped in byte {offset}")
+    clone.meta.block.write(0, good)
+    clone.activate()
+    clone.check()
+
+
+@test("versions other than 1 are refused")
+def _(t):
+    clone = good_metadata(t)
+    for version in 0, 2, 0xffffffff:
+        change_superblock(clone, version=version)
+        must_refuse(t, clone, ["version"], f"version {version}")
+    change_superblock(clone, version=1)
+    clone.activate()
+
+
+@test("a superblock that says it is another block is refused")
+def _(t):
+    clone = good_metadata(t)
+    change_superblock(clone, blocknr=1)
+    must_refuse(t, clone, ["superblock"])
+
+
+@test("another region size than the recorded is refused, and both are named")
+def _(t):
+    clone = good_metadata(t, region=16)
+    for region in 8, 32, 2048:
+        clone.region = region
+        must_refuse(t, clone, [16, region], f"region size {region}")
+    clone.region = 16
+    clone.activate()
+    clone.check()
+
+
+@test("another target size than the recorded is refused, and both are named")
+def _(t):
+    clone = good_metadata(t)
+    right = clone.size
+    for size in right - 8, right - 1, right // 2, 8:
+        clone.size = size
+        must_refuse(t, clone, [right, size], f"target size {size}")
+    clone.size = right
+    clone.activate()
+    clone.check()
+
+
+@test("a bitset that is damaged is refused, or costs nothing but an error")
+def _(t):
+    clone = good_metadata(t)
+    sb = metadata.read(clone.meta.block)
+    good = clone.meta.block.read(sb.root * 8, 8)
+    bad = bytearray(good)
+    bad[100] ^= 1
+    clone.meta.block.write(sb.root * 8, bytes(bad))
+    must_refuse(t, clone, [], "a damaged bitset")
+    clone.meta.block.write(sb.root * 8, good)
+    clone.activate()
+    clone.check()
+
+
+@test("a bitset's root outside the device is refused")
+def _(t):
+    clone = good_metadata(t)
+    right = metadata.read(clone.meta.block).root
+    for root in clone.meta.sectors // 8, 1 << 40, 0:
+        change_superblock(clone, root=root)
+        must_refuse(t, clone, [], f"root {root}")
+    change_superblock(clone, root=right)
+    clone.activate()
+    clone.check()
+
+
+@test("the flags, uuid and unused bytes of the superblock do not matter", ours="unknown")
+def _(t):
+    clone = good_metadata(t)
+    sb = Superblock(clone.meta.block.read(0, 8))
+    sb.rest = b"extension" + sb.rest[9:]
+    sb.uuid = b"0123456789abcdef"
+    clone.meta.block.write(0, sb.pack())
+    clone.activate()
+    clone.check()
+    clone.put(512, 8)
+    clone.reactivate()
+    clone.check()
+
+
+@test("a metadata device in use by another clone is refused",
+      ours="both would write to it")
+def _(t):
+    clone = t.idle_clone()
+    clone.put(8, 8)
+    other = t.idle_clone(meta=clone.meta, active=False)
+    t.fails(other.activate, errno.EBUSY, errno.EINVAL)
+    clone.put(64, 8)
+    clone.reactivate()
+    clone.check()
+
+
+@test("metadata that is read fails: activation fails, and works again later")
+def _(t):
+    clone = good_metadata(t)
+    clone.meta.fail()
+    t.fails(clone.activate)
+    clone.meta.heal()
+    clone.activate()
+    clone.check()
+
+
+@test("metadata that cannot be written at formatting: activation fails, and works again later")
+def _(t):
+    clone = t.idle_clone(active=False)
+    clone.meta.fail_writes()
+    t.fails(clone.activate)
+    clone.meta.heal()
+    clone.meta.zero()
+    clone.activate()
+    clone.check()
+
+
+@test("hydration goes on where it stood: the same clone in ten lives", limit=120)
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB)
+    for _ in range(10):
+        region = t.rng.randrange(clone.regions)
+        clone.put(region * 8, 8)
+        before = clone.status().hydrated
+        clone.reactivate()
+        if clone.status().hydrated != before:
+            raise Failure(f"{before} regions were hydrated, now {clone.status().text}")
+    clone.check()
+    clone.features = []
+    clone.reactivate()
+    clone.until_hydrated()
+    clone.reactivate()
+    if not clone.status().done:
+        raise Failure(clone.status().text)
+    clone.check()
+    clone.deactivate()
+    bitmap = clone.check_left_behind()
+    if metadata.weight(bitmap, clone.regions) != clone.regions:
+        raise Failure("not all bits are set on disk")
+
+
+@test("the metadata blocks in use are counted, and do not leak", limit=120)
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB)
+    used = set()
+    for _ in range(20):
+        clone.put(t.rng.randrange(clone.regions) * 8, 8)
+        clone.flush()
+        used.add(clone.status().used)
+    status = clone.status()
+    if status.block != 8 or status.total != clone.meta.sectors // 8:
+        raise Failure(status.text)
+    if max(used) > min(used) + 8 or max(used) > status.total // 8:
+        raise Failure(f"blocks in use over twenty commits: {sorted(used)}")
+    for _ in range(5):
+        clone.reactivate()
+    if clone.status().used > max(used):
+        raise Failure(f"was {sorted(used)}, now {clone.status().text}")
+
+
+@test("a metadata device of 64 KiB holds a clone of 1024 regions through many commits")
+def _(t):
+    meta = t.disk(64 * KIB, fill=0)
+    clone = t.idle_clone(meta=meta)
+    for region in range(0, clone.regions, 7):
+        clone.put(region * 8, 8)
+        if not region % 70:
+            clone.flush()
+    clone.reactivate()
+    clone.check()
+    if clone.mode() != "rw":
+        raise Failure(clone.status().text)
+
+
+@test("a metadata device over 16 GiB is used, with a warning")
+def _(t):
+    size = 17 * 1024 * MIB
+    clone = t.idle_clone(active=False, meta=t.disk(size, kind="null", what="meta"))
+    log = kmsg.Log()
+    clone.activate()
+    said = "\n".join(line for line in log.read() if "metadata" in line.lower())
+    if not said:
+        raise Failure("there is no warning")
+    if clone.status().total > 16 * 1024 * MIB // 8:
+        raise Failure(clone.status().text)
+    clone.put(8, 8)
+    clone.reactivate()
+    clone.check()
+
+
+@test("the checksum of our own reader finds what the kernel's finds")
+def _(t):
+    clone = good_metadata(t)
+    block = clone.meta.block.read(0, 8)
+    if struct.unpack_from("<I", block)[0] != crc32c(block[4:]) ^ metadata.SUPERBLOCK_XOR:
+        raise Failure("it does not")

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Hydration without tuning, beside user I/O, with a rate, with errors; stats."""
+
+import errno
+import time
+
+from lib.blk import MIB
+from lib.errors import Failure
+from lib.framework import test
+
+KEYS = ["state", "bytes_copied", "bytes_overwritten", "bytes_zeroed",
+        "bytes_read", "bytes_skipped", "regions_failed", "read_errors", "write_errors", "last_error",
+        "last_error_sector", "rate", "average_rate", "seconds_left",
+        "regions_in_flight", "source_reads", "commits"]
+
+
+def stats(clone):
+    found = clone.stats()
+    if list(found) != KEYS:
+        raise Failure(f"the keys of stats: {found}")
+    return found
+
+
+@test("stats replies with the documented words, and they add up",
+      ours="it has nothing of the kind")
+def _(t):
+    clone = t.idle_clone(region=8, size=4 * MIB)
+    if stats(clone)["state"] != "paused":
+        raise Failure(str(stats(clone)))
+    clone.put(0, 64)
+    clone.put(1000, 1)
+    clone.discard(2000, 80)
+    clone.model.set(2000, 80, 0)
+    clone.get(4000, 8)
+    clone.flush()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    time.sleep(0.2)
+    s = stats(clone)
+    if s["bytes_overwritten"] != 64 * 512 or s["bytes_zeroed"] != 80 * 512 or \
+            s["bytes_copied"] != clone.size * 512 - 144 * 512:
+        raise Failure(str(s))
+    if s["state"] != "done" or s["seconds_left"] or s["regions_in_flight"] or \
+            s["source_reads"] != 1 or s["commits"] < 2 or s["read_errors"]:
+        raise Failure(str(s))
+    clone.check()
+
+
+@test("every core argument can be set by table and by message, and is shown",
+      ours="it has nothing of the kind")
+def _(t):
+    core = {"hydration_rate": 100000, "hydration_floor": 5, "hydration_max_errors": 7}
+    clone = t.clone(features=["no_hydration"], core=core)
+    shown = clone.status().core
+    if any(shown[key] != value for key, value in core.items()):
+        raise Failure(clone.status().text)
+    for key in core:
+        clone.message(f"{key} 0")
+        if clone.status().core[key] != 0:
+            raise Failure(clone.status().text)
+        for bad in ("-1", "4294967296", "x", ""):
+            t.fails(lambda k=key, b=bad: clone.message(f"{k} {b}"), errno.EINVAL,
+                    what=f"{key} {bad}")
+    for key in ("hydration_threshold", "hydration_batch_size"):
+        t.fails(lambda k=key: clone.message(f"{k} 0"), errno.EINVAL, what=f"{key} 0")
+    clone.enable_hydration()
+    clone.until_hydrated()
+    clone.check()
+
+
+@test("an idle device hydrates from a source with 20 ms of delay without tuning",
+      defect="it copies one region at a time")
+def _(t):
+    clone = t.clone(region=8, size=32 * MIB, active=False)
+    clone.source.delay(20)
+    began = time.monotonic()
+    clone.activate()
+    clone.until_hydrated()
+    took = time.monotonic() - began
+    # One region after the other would take 160 s.
+    if took > 16:
+        raise Failure(f"it took {took:.1f} s")
+    clone.source.heal()
+    clone.check()
+    return f"{took:.1f} s"
+
+
+@test("hydration_rate is kept to within a tenth: {rate} KiB/s, regions of {region}",
+      rate=[1024, 4096], region=[8, 4096], ours="it has nothing of the kind")
+def _(t, rate, region):
+    clone = t.clone(region=region, size=32 * MIB, active=False,
+                    core={"hydration_rate": rate})
+    clone.activate()
+    time.sleep(1)
+    first, began = stats(clone)["bytes_copied"], time.monotonic()
+    time.sleep(4)
+    last, took = stats(clone)["bytes_copied"], time.monotonic() - began
+    found = (last - first) / took / 1024
+    # A region counts when it is copied as a whole.
+    slack = rate / 10 + region * 512 / 1024 / took
+    if abs(found - rate) > slack:
+        raise Failure(f"{found:.0f} KiB/s")
+    if stats(clone)["state"] != "limited":
+        raise Failure(str(stats(clone)))
+    clone.message("hydration_rate 0")
+    clone.until_hydrated()
+    clone.check()
+    return f"{found:.0f} KiB/s"
+
+
+@test("under user I/O without a pause hydration goes on at the floor, or faster",
+      defect="it copies only while there is no user I/O")
+def _(t):
+    clone = t.clone(region=8, size=64 * MIB, features=["no_hydration"])
+    clone.source.delay(20)
+    io = clone.random_io(ops=10 ** 6, threads=8, max_sectors=8,
+                         weights={"read": 100, "write": 0, "fua": 0, "discard": 0,
+                                  "zero": 0, "flush": 0})
+    io.start()
+    clone.enable_hydration()
+    time.sleep(1)
+    first, began = clone.status().hydrated, time.monotonic()
+    time.sleep(4)
+    last, took = clone.status().hydrated, time.monotonic() - began
+    io.stop()
+    found = (last - first) * 8 / took / MIB
+    if last != clone.regions and found < 0.8:
+        raise Failure(f"{found:.2f} MiB/s")
+    clone.source.heal()
+    clone.until_hydrated()
+    clone.check()
+    return f"{found:.1f} MiB/s"
+
+
+@test("hydration stops after hydration_max_errors failed regions, says so, and starts afresh",
+      ours="it has nothing of the kind")
+def _(t):
+    clone = t.clone(region=8, size=4 * MIB, features=["no_hydration"],
+                    core={"hydration_max_errors": 5, "hydration_batch_size": 4})
+    clone.source.fail_range(4096, 512)
+    event = clone.device.info().event_nr
+    clone.enable_hydration()
+    clone.until(lambda s: "no_hydration" in s.features, "the end of trying")
+    s = stats(clone)
+    if s["state"] != "stopped" or s["regions_failed"] < 5 or not s["read_errors"] or \
+            s["last_error"] != -errno.EIO or not 4096 <= s["last_error_sector"] < 4608:
+        raise Failure(str(s))
+    time.sleep(0.2)
+    if clone.device.info().event_nr == event:
+        raise Failure("no event")
+    clone.source.heal()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    clone.check()
+
+
+@test("one bad sector costs one region, and a write that covers it mends it")
+def _(t):
+    clone = t.clone(region=8, size=8 * MIB, features=["no_hydration"])
+    clone.source.fail_range(8000, 1)
+    clone.enable_hydration()
+    clone.until(lambda s: s.hydrated == clone.regions - 1, "all but one region")
+    clone.put(8000, 8)
+    clone.until_hydrated()
+    clone.source.heal()
+    clone.check()
+
+
+@test("a write that waits for a paced copy does not wait for its pace",
+      ours="it has nothing of the kind")
+def _(t):
+    clone = t.clone(region=8192, size=32 * MIB, active=False,
+                    core={"hydration_rate": 256})
+    clone.activate()
+    time.sleep(0.5)
+    began = time.monotonic()
+    clone.put(8, 1)                         # the region of 4 MiB being copied
+    took = time.monotonic() - began
+    if took > 4:                            # at its pace: 16 s
+        raise Failure(f"it waited {took:.1f} s")
+    clone.message("hydration_rate 0")
+    clone.until_hydrated()
+    clone.check()
+
+
+@test("suspend does not wait for a large region that is copied slowly",
+      ours="it has nothing of the kind")
+def _(t):
+    clone = t.clone(region=32768, size=32 * MIB, active=False,
+                    core={"hydration_rate": 512})
+    clone.activate()
+    time.sleep(0.5)
+    began = time.monotonic()
+    clone.device.suspend()
+    took = time.monotonic() - began
+    clone.device.resume()
+    if took > 4:                            # the region takes 32 s
+        raise Failure(f"it took {took:.1f} s")
+    clone.message("hydration_rate 0")
+    clone.until_hydrated()
+    clone.check()

@@ -1,0 +1,501 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What things cost: bios at the devices, commits of the metadata."""
+
+import mmap
+import os
+import time
+
+from lib import metadata
+from lib.blk import MIB, SOURCE, Block
+from lib.errors import Failure
+from lib.framework import test
+
+SPLIT = "it cuts every bio at every region"
+
+
+def linear_over(t, disk):
+    return t.mapped([(0, disk.sectors, "linear", f"{disk.number} 0")], "linear")
+
+
+def linear_cost(t, disk, operation):
+    """How many bios reach a disk through a linear device for an operation."""
+    device = linear_over(t, disk)
+    with Block(device.path) as block, t.trace(disk) as trace:
+        operation(block)
+    device.remove()
+    return len(trace.of(disk.number))
+
+
+def cost(t, disk, operation):
+    with t.trace(disk) as trace:
+        operation()
+    return len(trace.of(disk.number))
+
+
+def writes_of_1_mib(block):
+    for i in range(16):
+        block.put(i * MIB, MIB, 20)
+
+
+def reads_of_1_mib(block):
+    for i in range(16):
+        block.read(i * MIB, MIB)
+
+
+def compare(t, what, ours, linear, more=0):
+    t.note(f"{ours} bios, linear {linear}")
+    if ours > linear + more:
+        raise Failure(f"{what}: {ours} bios, through a linear device {linear}")
+
+
+@test("hydrated, 4 KiB regions, writes of 1 MiB: as many bios as through linear",
+      defect=SPLIT)
+def _(t):
+    clone = t.clone(region=8, size=16 * MIB)
+    clone.until_hydrated()
+    ours = cost(t, clone.dest, lambda: writes_of_1_mib(clone.block))
+    clone.deactivate()
+    compare(t, "writes", ours, linear_cost(t, clone.dest, writes_of_1_mib))
+
+
+@test("hydrated, 4 KiB regions, reads of 1 MiB: as many bios as through linear",
+      defect=SPLIT)
+def _(t):
+    clone = t.clone(region=8, size=16 * MIB)
+    clone.until_hydrated()
+    ours = cost(t, clone.dest, lambda: reads_of_1_mib(clone.block))
+    clone.deactivate()
+    compare(t, "reads", ours, linear_cost(t, clone.dest, reads_of_1_mib))
+
+
+@test("unhydrated, 4 KiB regions, reads of 1 MiB: as many bios at the source as through linear",
+      defect=SPLIT)
+def _(t):
+    clone = t.idle_clone(region=8, size=16 * MIB)
+    ours = cost(t, clone.source, lambda: reads_of_1_mib(clone.block))
+    clone.deactivate()
+    compare(t, "reads", ours, linear_cost(t, clone.source, reads_of_1_mib))
+
+
+@test("unhydrated, 4 KiB regions, writes of 1 MiB: as many bios as through linear, no copy",
+      defect=SPLIT)
+def _(t):
+    clone = t.idle_clone(region=8, size=16 * MIB)
+    with t.trace(clone.source, clone.dest) as trace:
+        writes_of_1_mib(clone.block)
+    if trace.of(clone.source.number):
+        raise Failure(f"the source was read: {trace.of(clone.source.number)[:5]}")
+    clone.deactivate()
+    compare(t, "writes", len(trace.of(clone.dest.number)),
+            linear_cost(t, clone.dest, writes_of_1_mib))
+
+
+@test("unhydrated, 4 KiB regions, an unaligned write of 1 MiB: two regions copied, few bios",
+      defect=SPLIT)
+def _(t):
+    clone = t.idle_clone(region=8, size=4 * MIB)
+    with t.trace(clone.source, clone.dest) as trace:
+        clone.put(5, MIB)
+    read = sum(b.nr for b in trace.of(clone.source.number, "R"))
+    if read > 16:
+        raise Failure(f"{read} sectors of the source were read")
+    ours = len(trace.of(clone.dest.number))
+    clone.check()
+    clone.deactivate()
+    compare(t, "the write", ours,
+            linear_cost(t, clone.dest, lambda block: block.put(5, MIB, 20)), more=4)
+
+
+@test("a bio is cut only where the state of regions changes", defect=SPLIT)
+def _(t):
+    clone = t.idle_clone(region=8, size=4 * MIB)
+    clone.put(512, 512)                     # half of the first MiB: two cuts
+    with t.trace(clone.source, clone.dest) as trace:
+        clone.model.check(clone.block, 0, MIB)
+    bios = len(trace.of(clone.source.number)) + len(trace.of(clone.dest.number))
+    compare(t, "a read over three runs", bios, 1, more=5)
+    clone.check()
+
+
+@test("a discard of 8 MiB over 4 KiB regions is few bios")
+def _(t):
+    clone = t.idle_clone(region=8, size=16 * MIB, kind="null")
+    with t.trace(clone.dest) as trace:
+        clone.discard(0, 8 * MIB)
+    bios = len(trace.of(clone.dest.number, "D"))
+    t.note(f"{bios} bios")
+    if bios > 16:
+        raise Failure(f"{bios} discards for one of 8 MiB")
+
+
+@test("hydrating costs no more than each sector read once and written once")
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB)
+    with t.trace(clone.source, clone.dest) as trace:
+        clone.enable_hydration()
+        clone.until_hydrated()
+    read = sum(b.nr for b in trace.of(clone.source.number, "R"))
+    written = sum(b.nr for b in trace.writes(clone.dest.number))
+    if (read, written) != (clone.size, clone.size):
+        raise Failure(f"{read} sectors read, {written} written, of {clone.size}")
+    t.note(f"{len(trace.of(clone.source.number))} reads")
+
+
+# Commits
+
+
+def commits(t, clone, fn):
+    with t.trace(clone.meta) as trace:
+        fn()
+    return len(trace.commits(clone.meta.number))
+
+
+def settle(clone):
+    """Waits until nothing is left to commit."""
+    clone.flush()
+    time.sleep(1.3)
+
+
+@test("a flush after a write commits, once")
+def _(t):
+    clone = t.idle_clone()
+    settle(clone)
+
+    def write_and_flush():
+        clone.put(64, 8)
+        clone.flush()
+
+    n = commits(t, clone, write_and_flush)
+    if n != 1:
+        raise Failure(f"{n} commits")
+
+
+@test("what a flush made durable is in the metadata before the flush returns")
+def _(t):
+    clone = t.idle_clone(region=8)
+    for region in 3, 77, 500:
+        clone.put(region * 8, 8)
+        clone.flush()
+        sb = metadata.read(clone.meta.block)
+        bitmap = sb.bitmap(clone.meta.block, clone.regions)
+        if not metadata.bit(bitmap, region):
+            raise Failure(f"region {region} is not hydrated on disk")
+
+
+@test("a write with FUA commits its region before it returns")
+def _(t):
+    clone = t.idle_clone(region=8)
+    for region, nr in (3, 8), (77, 3), (500, 8):
+        clone.put(region * 8, nr, fua=True)
+        sb = metadata.read(clone.meta.block)
+        bitmap = sb.bitmap(clone.meta.block, clone.regions)
+        if not metadata.bit(bitmap, region):
+            raise Failure(f"region {region} is not hydrated on disk")
+
+
+@test("without a flush the metadata is committed within a second or so")
+def _(t):
+    clone = t.idle_clone()
+    settle(clone)
+
+    def write_and_wait():
+        clone.put(64, 8)
+        time.sleep(2.5)
+
+    n = commits(t, clone, write_and_wait)
+    if n != 1:
+        raise Failure(f"{n} commits in 2.5 s, for one write at their beginning")
+
+
+@test("a writer without flushes gets a commit a second, not more")
+def _(t):
+    clone = t.idle_clone(size=8 * MIB)
+    settle(clone)
+
+    def write_for_4_seconds():
+        end, sector = time.monotonic() + 4, 0
+        while time.monotonic() < end:
+            clone.put(sector, 8)
+            sector += 8
+            time.sleep(0.02)
+
+    n = commits(t, clone, write_for_4_seconds)
+    if not 2 <= n <= 6:
+        raise Failure(f"{n} commits in 4 s")
+    t.note(f"{n} commits in 4 s")
+
+
+@test("nothing is written to the metadata when nothing has changed")
+def _(t):
+    clone = t.idle_clone()
+    clone.put(0, 64)
+    settle(clone)
+    with t.trace(clone.meta) as trace:
+        time.sleep(2.5)
+        for _ in range(5):
+            clone.put(0, 64)                # hydrated and committed
+            clone.flush()
+            clone.put(8, 8, fua=True)
+            clone.get(640, 64)
+            clone.flush()
+    if trace.writes(clone.meta.number):
+        raise Failure(f"{trace.writes(clone.meta.number)[:5]}")
+
+
+@test("flushes of what is committed cost no commit while hydration runs",
+      defect="each flush commits what hydration has changed")
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB,
+                         core={"hydration_threshold": 2, "hydration_batch_size": 1})
+    clone.put(0, 512)
+    settle(clone)
+    clone.source.delay(10)
+    clone.enable_hydration()
+    clone.until(lambda s: s.hydrated > 70, "some hydration")
+    with t.trace(clone.meta) as trace:
+        for i in range(20):
+            clone.put(8 * (i % 60), 8)
+            clone.flush()
+            time.sleep(0.1)
+    if clone.status().done:
+        raise Failure("hydration was too quick for this test")
+    n = len(trace.commits(clone.meta.number))
+    t.note(f"{n} commits for 20 flushes in {trace.seconds:.1f} s")
+    if n > trace.seconds + 1.5:
+        raise Failure(f"{n} commits for 20 flushes in {trace.seconds:.1f} s")
+
+
+@test("a flush in the middle of hydration commits what the user wrote into new regions")
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB,
+                         core={"hydration_threshold": 2, "hydration_batch_size": 1})
+    clone.source.delay(10)
+    clone.enable_hydration()
+    for i in range(10):
+        region = 2000 - 10 * i
+        clone.put(region * 8 + 2, 3)
+        clone.flush()
+        sb = metadata.read(clone.meta.block)
+        if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), region):
+            raise Failure(f"region {region} is not hydrated on disk")
+
+
+@test("a write into a region that hydration has just copied is durable after a flush")
+def _(t):
+    clone = t.clone(region=8, size=256)
+    clone.until_hydrated()                  # most likely not committed yet
+    clone.put(0, 8)
+    clone.put(77, 3)
+    clone.flush()
+    sb = metadata.read(clone.meta.block)
+    bitmap = sb.bitmap(clone.meta.block, clone.regions)
+    for region in 0, 9:
+        if not metadata.bit(bitmap, region):
+            raise Failure(f"region {region} is not hydrated on disk")
+
+
+@test("a write into a region that was copied a moment ago is durable after a flush",
+      limit=180)
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB,
+                         core={"hydration_threshold": 1, "hydration_batch_size": 1})
+    clone.source.delay(30)
+    clone.enable_hydration()
+    region = 0
+    for _ in range(20):
+        status = clone.until(lambda s, r=region: s.hydrated > r, "the next region")
+        region = status.hydrated - 1        # copied in order, not yet committed
+        clone.put(region * 8 + t.rng.randrange(8), 1)
+        clone.flush()
+        sb = metadata.read(clone.meta.block)
+        if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), region):
+            raise Failure(f"region {region} is not hydrated on disk")
+
+
+@test("a flush that meets a commit under way waits for it")
+def _(t):
+    clone = t.idle_clone(region=8)
+    settle(clone)
+    clone.put(64, 8)
+    clone.meta.hold()
+    time.sleep(1.5)                         # the timer's commit has begun
+    flush = t.background(clone.flush)
+    flush.must_block(0.5, "a flush that meets a commit")
+    clone.meta.release()
+    flush.wait()
+    sb = metadata.read(clone.meta.block)
+    if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), 8):
+        raise Failure("the region is not hydrated on disk")
+
+
+@test("the last regions, written while a commit is under way, are committed too")
+def _(t):
+    clone = t.idle_clone(region=8, size=4 * MIB)
+    clone.put(0, MIB)
+    clone.meta.hold()
+    first = t.background(clone.flush)
+    first.must_block()
+    clone.put(MIB, 3 * MIB)
+    second = t.background(clone.flush)
+    second.must_block()
+    clone.meta.release()
+    first.wait()
+    second.wait()
+    clone.until_hydrated()
+    clone.check()
+    clone.reactivate()
+    if not clone.status().done:
+        raise Failure(clone.status().text)
+    clone.check()
+
+
+@test("a write with FUA that meets a commit under way waits for the next one")
+def _(t):
+    clone = t.idle_clone(region=8)
+    settle(clone)
+    clone.put(64, 8)
+    clone.meta.hold()
+    time.sleep(1.5)
+    write = t.background(lambda: clone.put(800, 8, fua=True))
+    write.must_block(0.5, "a write with FUA that meets a commit")
+    clone.meta.release()
+    write.wait()
+    sb = metadata.read(clone.meta.block)
+    if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), 100):
+        raise Failure("the region is not hydrated on disk")
+
+
+@test("flushes that come together share a commit")
+def _(t):
+    clone = t.idle_clone(region=8)
+    settle(clone)
+    clone.meta.hold()
+    clone.put(64, 8)
+    jobs = [t.background(clone.flush) for _ in range(32)]
+    for job in jobs:
+        job.join(0.01)
+    time.sleep(0.5)
+    with t.trace(clone.meta) as trace:
+        clone.meta.release()
+        for job in jobs:
+            job.wait()
+    n = len(trace.commits(clone.meta.number))
+    t.note(f"{n} commits for {len(jobs)} flushes")
+    if n > 4:
+        raise Failure(f"{n} commits")
+
+
+@test("the destination is flushed before each commit, and after the data it covers")
+def _(t):
+    size = 4 * MIB
+    meta = t.metadata(kind="null")
+    clone = t.idle_clone(region=8, size=size, kind="null", meta=meta)
+    settle(clone)
+    with t.trace(meta, clone.dest, complete=True) as trace:
+        for i in range(5):
+            clone.put(800 + 8 * i, 8)
+            clone.flush()
+    superblocks = trace.commits(meta.number)
+    if len(superblocks) != 5:
+        raise Failure(f"{len(superblocks)} commits for five writes with flush")
+    data = [b for b in trace.of(clone.dest.number, "W", "complete") if b.nr]
+    began = trace.flushes(clone.dest.number)
+    ended = trace.flushes(clone.dest.number, "complete")
+    for write, superblock in zip(data, superblocks):
+        # A flush that began after the data was there, and ended before the commit.
+        if not any(write.time < b.time < e.time < superblock.time
+                   for b, e in zip(began, ended)):
+            raise Failure(f"data at {write.time}, superblock at {superblock.time}, "
+                          f"flushes {[(b.time, e.time) for b, e in zip(began, ended)]}")
+
+
+@test("the metadata device is flushed around its superblock")
+def _(t):
+    meta = t.metadata(kind="null")
+    clone = t.idle_clone(meta=meta)
+    settle(clone)
+    with t.trace(meta) as trace:
+        clone.put(64, 8)
+        clone.flush()
+    bios = [b for b in trace.of(meta.number) if b.writes or b.flush]
+    at = next(i for i, b in enumerate(bios) if b.writes and b.sector == 0)
+    if not any(b.flush for b in bios[:at + 1]):
+        raise Failure(f"no flush before the superblock: {bios}")
+    if not (bios[at].fua or any(b.flush for b in bios[at + 1:])):
+        raise Failure(f"no flush after the superblock: {bios}")
+
+
+@test("a flush reaches the destination's cache even if nothing needs a commit")
+def _(t):
+    clone = t.idle_clone(kind="null")
+    clone.put(0, 8)
+    settle(clone)
+    with t.trace(clone.dest) as trace:
+        clone.put(0, 8)
+        clone.flush()
+    if not trace.flushes(clone.dest.number):
+        raise Failure(f"{trace.bios}")
+
+
+@test("a flush need not disturb the source")
+def _(t):
+    source = t.source(4 * MIB, kind="null")
+    clone = t.idle_clone(source=source)
+    with t.trace(source) as trace:
+        clone.put(0, 8)
+        clone.flush()
+        clone.put(64, 8, fua=True)
+    if trace.flushes(source.number) or trace.writes(source.number):
+        raise Failure(f"{trace.bios}")
+
+
+def overwrite_with_fua(path, times):
+    """Direct writes to blocks that exist, O_DSYNC: FUA, and no flush."""
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_DSYNC)
+    with mmap.mmap(-1, 4096) as page:
+        page[:] = b"y" * 4096
+        for i in range(times):
+            os.pwritev(fd, [page], i * 65536)
+    os.close(fd)
+
+
+@test("FUA without a flush, as ext4 sends it, commits the regions it wrote")
+def _(t):
+    source = t.disk(32 * MIB, fill=0, what="source")
+    t.run("mkfs.ext4", "-q", source.path)
+    where = t.mount(source.path, "ext4")
+    with open(f"{where}/file", "wb") as f:
+        f.write(b"x" * (1 << 20))
+        os.fsync(f.fileno())
+    t.umount(where)
+
+    clone = t.idle_clone(region=8, size=32 * MIB, kind="null", source=source)
+    where = t.mount(clone.path, "ext4")
+    with t.trace(clone.device, clone.meta) as trace:
+        overwrite_with_fua(f"{where}/file", 8)
+        time.sleep(0.05)
+        sb = metadata.read(clone.meta.block)
+        bitmap = sb.bitmap(clone.meta.block, clone.regions)
+    t.umount(where)
+
+    fua = [b for b in trace.of(clone.device.number, "W") if b.fua and not b.flush]
+    if len(fua) < 8:
+        t.skip(f"this kernel sends something else: {trace.bios[:8]}")
+    for bio in fua:
+        if not metadata.bit(bitmap, bio.sector // 8):
+            raise Failure(f"{bio}: its region is not hydrated on disk")
+    t.note(f"{len(trace.commits(clone.meta.number))} commits for {len(fua)} writes")
+
+
+@test("an idle, finished clone does nothing at all")
+def _(t):
+    clone = t.clone(region=8)
+    clone.until_hydrated()
+    settle(clone)
+    time.sleep(1.0)
+    with t.trace(clone.meta, clone.dest, clone.source) as trace:
+        time.sleep(2.5)
+    if trace.bios:
+        raise Failure(f"{trace.bios[:5]}")
+    if clone.get(0) != [SOURCE]:
+        raise Failure("it does not even work")

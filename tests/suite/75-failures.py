@@ -1,0 +1,499 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Metadata, destination and source failing: nothing acknowledged is lost, the
+request that met the error hears of it, and there is a way back."""
+
+import errno
+import time
+
+from lib import kmsg
+from lib.blk import MIB, SOURCE, ZERO
+from lib.errors import Failure
+from lib.framework import test
+
+LOST = "once the metadata has failed, reads return the source's old data"
+MODES = "it has other modes"
+
+
+def fail_metadata(clone, how="writes"):
+    if how == "writes":
+        clone.meta.fail_writes()
+    else:
+        clone.meta.fail()
+
+
+HOW = {"writes": "writes", "everything": "all"}
+
+
+# The metadata device
+
+
+@test("the metadata fails ({how}): what was written is still what is read",
+      how=HOW, defect=LOST)
+def _(t, how):
+    clone = t.idle_clone(region=8)
+    clone.put(0, 64)
+    clone.flush()
+    fail_metadata(clone, how)
+    clone.put(512, 64)
+    clone.put(1029, 3)
+    time.sleep(2.2)                             # commits fail meanwhile
+    clone.until_mode("ro|Fail")
+    clone.check()
+    time.sleep(1.2)
+    clone.check()
+
+
+@test("the metadata fails while writes go on: each acknowledged one is read back",
+      limit=90, defect=LOST)
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB, kind="null")
+    load = t.load(clone, threads=6, errors_ok=True, max_sectors=256)
+    t.let_run(load, 100)
+    clone.meta.fail_writes()
+    clone.until_mode("ro|Fail")
+    t.let_run(load, 200)
+    load.stop()
+    clone.check()
+    t.note(f"{load.done} operations, {load.errors()} errors")
+
+
+@test("the metadata fails while hydration runs: the device stays right",
+      limit=90, defect=LOST)
+def _(t):
+    clone = t.clone(region=8, size=4 * MIB, active=False,
+                    core={"hydration_threshold": 16, "hydration_batch_size": 4})
+    clone.source.delay(5)
+    clone.activate()
+    load = t.load(clone, threads=4, errors_ok=True, max_sectors=64)
+    t.let_run(load, 60)
+    clone.meta.fail_writes()
+    clone.until_mode("ro|Fail")
+    time.sleep(1)
+    load.stop()
+    clone.check()
+
+
+@test("the metadata fails: flushes fail as long as something written depends on it")
+def _(t):
+    clone = t.idle_clone(region=8)
+    fail_metadata(clone)
+    clone.put(512, 64)
+    t.fails(clone.flush, errno.EIO, what="the flush")
+    t.fails(clone.flush, errno.EIO, what="the next flush")
+    clone.until_mode("ro|Fail")
+
+
+@test("the metadata fails: a write with FUA that needs it fails")
+def _(t):
+    clone = t.idle_clone(region=8)
+    fail_metadata(clone)
+    t.fails(lambda: clone.block.put(64, 8, 20, fua=True), errno.EIO, what="the write")
+    clone.model.maybe(64, 8, 20)
+
+
+@test("the metadata fails: reads, and writes to hydrated regions, go on", ours=MODES)
+def _(t):
+    clone = t.idle_clone(region=8)
+    clone.put(0, 64)
+    clone.flush()
+    fail_metadata(clone)
+    clone.put(512, 8)
+    clone.until_mode("ro|Fail")
+    clone.put(0, 16)
+    clone.put(30, 5)
+    clone.put(513, 2)                           # hydrated, not committed
+    clone.check()
+
+
+@test("the metadata has failed: what would need it gets an error, and changes nothing",
+      ours=MODES)
+def _(t):
+    clone = t.idle_clone(region=8, kind="null")
+    fail_metadata(clone)
+    clone.put(512, 8)
+    clone.until_mode("ro|Fail")
+    t.fails(lambda: clone.block.put(0, 8, 20), errno.EIO, what="a write")
+    t.fails(lambda: clone.block.put(67, 2, 20), errno.EIO, what="a partial write")
+    t.fails(lambda: clone.block.put(500, 30, 20), errno.EIO, what="a write over both")
+    clone.model.maybe(500, 30, 20)
+    try:
+        clone.discard(128, 64)
+        clone.model.maybe(128, 64, ZERO)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    clone.check()
+
+
+@test("the metadata has failed: hydration stops, and the device can be removed")
+def _(t):
+    clone = t.clone(region=8, size=4 * MIB, active=False,
+                    core={"hydration_threshold": 2, "hydration_batch_size": 1})
+    clone.source.delay(20)
+    clone.activate()
+    clone.until(lambda s: s.hydrated, "some hydration")
+    clone.meta.fail()
+    clone.until_mode("ro|Fail", 20)
+    t.within(10, clone.deactivate, "removal")
+
+
+@test("the metadata is back: suspend and resume make the clone rw again, nothing is lost",
+      ours="it stays as it is")
+def _(t):
+    for how in "writes", "all":
+        clone = t.idle_clone(region=8)
+        clone.put(0, 8)
+        clone.flush()
+        fail_metadata(clone, how)
+        clone.put(512, 64)
+        clone.put(1029, 3)
+        clone.until_mode("ro|Fail")
+        t.fails(clone.flush)
+        clone.meta.heal()
+        clone.device.suspend()
+        clone.device.resume()
+        clone.until_mode("rw")
+        clone.check()
+        clone.put(2048, 9)
+        clone.flush()
+        clone.reactivate()
+        clone.check()
+        clone.enable_hydration()
+        clone.until_hydrated()
+        clone.check()
+        clone.deactivate()
+        clone.check_left_behind()
+
+
+@test("the metadata is back, but suspend and resume while it is still gone do no harm",
+      ours="it stays as it is")
+def _(t):
+    clone = t.idle_clone(region=8)
+    clone.put(0, 8)
+    clone.flush()
+    clone.meta.fail()
+    clone.put(512, 64)
+    clone.until_mode("ro|Fail")
+    for noflush in False, True:
+        t.within(10, lambda n=noflush: clone.device.suspend(noflush=n), "suspend")
+        t.within(10, clone.device.resume, "resume")
+        clone.check()
+    clone.meta.heal()
+    clone.device.suspend()
+    clone.device.resume()
+    clone.until_mode("rw")
+    clone.flush()
+    clone.reactivate()
+    clone.check()
+
+
+@test("the metadata fails, the device is removed, the metadata is back: "
+      "what was flushed is there")
+def _(t):
+    clone = t.idle_clone(region=8)
+    clone.put(0, 64)
+    clone.flush()
+    clone.meta.fail()
+    clone.block.put(512, 64, 20)
+    clone.model.maybe(512, 64, 20)
+    clone.until_mode("ro|Fail")
+    clone.deactivate()
+    clone.meta.heal()
+    clone.activate()
+    clone.check()
+
+
+@test("a failed clone reports: {how} fails, status ro or Fail, one line a kind in the log",
+      how=HOW)
+def _(t, how):
+    clone = t.idle_clone(region=8)
+    event = clone.device.info().event_nr
+    log = kmsg.Log()
+    fail_metadata(clone, how)
+    clone.put(512, 64)
+    status = clone.until_mode("ro|Fail")
+    if status.mode == "ro" and status.regions != clone.regions:
+        raise Failure(status.text)
+    t.until(lambda: clone.device.info().event_nr != event, "the event")
+    time.sleep(3)
+    lines = [line for line in log.read() if "clone" in line]
+    if not lines:
+        raise Failure("nothing in the log")
+    if not t.peer and len(lines) > 12:
+        raise Failure(f"{len(lines)} lines in the log:\n" + "\n".join(lines))
+
+
+@test("status, table and messages answer at once on a failed clone")
+def _(t):
+    clone = t.idle_clone(region=8)
+    clone.meta.fail()
+    clone.put(0, 8)
+    clone.until_mode("ro|Fail")
+    t.within(10, clone.device.status, "status")
+    t.within(10, lambda: clone.status(noflush=False), "status")
+    table = t.within(10, clone.device.table, "table")
+    if not t.peer and table[0][3] != clone.line():
+        raise Failure(str(table))
+    t.within(10, lambda: clone.message("hydration_threshold 7"), "a message")
+    t.within(10, clone.enable_hydration, "a message")
+    t.within(10, clone.device.info, "info")
+
+
+@test("the smallest metadata devices that are accepted last, or fail the clone only",
+      limit=120, ours="it takes the kernel down with it")
+def _(t):
+    accepted = []
+    for blocks in range(4, 24):
+        clone = t.idle_clone(meta=t.disk(blocks * 8, fill=0), source=t.disk(8 * MIB),
+                             dest=t.disk(8 * MIB), size=8 * MIB, former=None,
+                             active=False)
+        try:
+            clone.activate()
+        except OSError:
+            continue
+        accepted.append(blocks)
+        for region in range(0, clone.regions, 50):
+            try:
+                clone.put(region * 8, 8)
+                clone.flush()
+            except OSError:
+                break
+        t.within(10, clone.status, "status")
+        t.within(10, clone.deactivate, "removal")
+    t.note(f"{accepted[0]} blocks are enough" if accepted else "none accepted")
+
+
+@test("a metadata device that shrinks behind the clone's back fails the clone only",
+      ours="it takes the kernel down with it")
+def _(t):
+    clone = t.idle_clone(meta=t.metadata(4096), size=64 * MIB, source=t.disk(64 * MIB),
+                         dest=t.disk(64 * MIB), former=None)
+    clone.put(0, 8)
+    clone.flush()
+    clone.meta.shrink_to(64)
+    for region in range(0, clone.regions, 100):
+        try:
+            clone.put(region * 8, 8)
+            clone.flush()
+        except OSError:
+            break
+    else:
+        t.skip("it never needed more than that")
+    t.within(10, clone.status, "status")
+    t.within(10, clone.deactivate, "removal")
+
+
+# The source
+
+
+@test("the source fails: reads from it get errors, hydrated regions do not care")
+def _(t):
+    clone = t.idle_clone(region=8)
+    clone.put(0, 64)
+    clone.source.fail()
+    t.fails(lambda: clone.get(512), errno.EIO, what="a read from the source")
+    t.fails(lambda: clone.block.put(515, 2, 20), errno.EIO, what="a partial write")
+    clone.put(0, 64)
+    clone.put(64, 8)                            # whole regions need no source
+    clone.put(1024, 128)
+    clone.flush()
+    clone.source.heal()
+    clone.check()
+    if clone.mode() != "rw":
+        raise Failure(clone.status().text)
+
+
+@test("the source fails during hydration, and comes back: hydration ends well")
+def _(t):
+    clone = t.clone(region=8, size=4 * MIB, active=False,
+                    core={"hydration_threshold": 8, "hydration_batch_size": 4})
+    clone.source.delay(3)
+    clone.activate()
+    clone.until(lambda s: s.hydrated > 20, "some hydration")
+    clone.source.fail()
+    clone.put(MIB, 16)
+    time.sleep(1.5)
+    if clone.status().done or clone.mode() != "rw":
+        raise Failure(clone.status().text)
+    clone.source.heal()
+    clone.enable_hydration()
+    clone.until_hydrated(60)
+    clone.check()
+
+
+@test("one bad sector in the source costs its own region only")
+def _(t):
+    clone = t.clone(region=8, size=2 * MIB, active=False,
+                    core={"hydration_threshold": 256, "hydration_batch_size": 64})
+    clone.source.fail_range(1003, 1)
+    clone.activate()
+    want = clone.regions - (65 if t.peer else 1)
+    clone.until(lambda s: s.hydrated >= want, "hydration of all the other regions", 30)
+    t.fails(lambda: clone.block.read(1003, 1), errno.EIO, what="a read of it")
+    clone.model.check(clone.block, 0, 1000)
+    clone.model.check(clone.block, 1008)
+    clone.put(1000, 8)                          # a write that covers it mends it
+    if not t.peer:
+        clone.until_hydrated()
+    clone.check()
+    clone.source.heal()
+
+
+@test("the source fails under load: no acknowledged write is lost")
+def _(t):
+    clone = t.clone(region=8, size=4 * MIB, kind="null")
+    load = t.load(clone, threads=6, errors_ok=True, max_sectors=128)
+    for _ in range(4):
+        t.let_run(load, 30)
+        clone.source.fail()
+        time.sleep(0.1)
+        clone.source.heal()
+    load.stop()
+    clone.enable_hydration()
+    clone.until_hydrated(60)
+    clone.check()
+
+
+# The destination
+
+
+@test("the destination fails: the requests that meet it hear of it, the source's "
+      "regions are still read")
+def _(t):
+    clone = t.idle_clone(region=8)
+    clone.put(0, 64)
+    clone.flush()
+    clone.dest.fail()
+    t.fails(lambda: clone.get(0), errno.EIO, what="a read")
+    t.fails(lambda: clone.block.put(512, 8, 20), errno.EIO, what="an overwrite")
+    t.fails(lambda: clone.block.put(1027, 2, 21), errno.EIO, what="a partial write")
+    clone.model.check(clone.block, 4096, 1024)
+    clone.dest.heal()
+    clone.model.maybe(512, 8, 20)
+    clone.model.maybe(1027, 2, 21)
+    clone.check()
+    clone.reactivate()
+    clone.check()
+
+
+@test("a write that failed at the destination does not hydrate its region")
+def _(t):
+    clone = t.idle_clone(region=8)
+    clone.dest.fail()
+    t.fails(lambda: clone.block.put(512, 8, 20), errno.EIO, what="an overwrite")
+    t.fails(lambda: clone.block.put(1027, 2, 21), errno.EIO, what="a partial write")
+    if clone.status().hydrated:
+        raise Failure(clone.status().text)
+    if clone.get(512) != [SOURCE] or clone.get(1024) != [SOURCE]:
+        raise Failure("reads go to a destination that was not written")
+    clone.dest.heal()
+    clone.check()
+
+
+@test("a discard that fails at the destination hydrates nothing and shows nothing of it: {kind}",
+      kind={"a disk with discard": "null", "a disk without": "ram"},
+      ours="what the destination held before is shown")
+def _(t, kind):
+    clone = t.idle_clone(region=8, kind=kind)
+    clone.dest.fail_range(1024, 64)
+    try:
+        clone.discard(0, 4096)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    clone.dest.heal()
+    clone.model.maybe(0, 4096, ZERO)
+    clone.check()
+    clone.reactivate()
+    clone.check()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    clone.check()
+
+
+@test("the destination fails during hydration, and comes back: hydration ends well")
+def _(t):
+    clone = t.clone(region=8, size=4 * MIB, active=False,
+                    core={"hydration_threshold": 8, "hydration_batch_size": 4})
+    clone.source.delay(3)
+    clone.activate()
+    clone.until(lambda s: s.hydrated > 20, "some hydration")
+    clone.dest.fail_range(2 * MIB, 2 * MIB)
+    time.sleep(1.5)
+    clone.dest.heal()
+    clone.source.heal()
+    clone.enable_hydration()
+    clone.until_hydrated(60)
+    clone.check()
+
+
+@test("the destination fails under load: no acknowledged write is lost")
+def _(t):
+    clone = t.idle_clone(region=8, size=4 * MIB, kind="ram")
+    load = t.load(clone, threads=6, errors_ok=True, max_sectors=128,
+                  weights={"discard": 0})
+    for _ in range(4):
+        t.let_run(load, 30)
+        clone.dest.fail()
+        time.sleep(0.1)
+        clone.dest.heal()
+    load.stop()
+    clone.check()
+    clone.deactivate()
+    clone.check_left_behind()
+
+
+@test("a flush that fails at the destination fails, commits nothing, and turns the "
+      "clone ro until it is activated again", ours="it goes on as if nothing were")
+def _(t):
+    clone = t.idle_clone(region=8, kind="null")
+    clone.put(0, 8)
+    clone.flush()
+    clone.put(512, 64)
+    clone.dest.fail_writes()
+    with t.trace(clone.meta) as trace:
+        t.fails(clone.flush, errno.EIO, what="the flush")
+    if trace.commits(clone.meta.number):
+        raise Failure("committed, although the data may be lost")
+    clone.dest.heal()
+    clone.until_mode("ro")
+    t.fails(clone.flush, errno.EIO, what="a later flush")
+    clone.device.suspend()
+    clone.device.resume()
+    if clone.mode() != "ro":
+        raise Failure(clone.status().text)
+    clone.check()
+    clone.deactivate()
+    clone.model.maybe(512, 64, SOURCE)          # never made durable: lost, or not
+    clone.activate()
+    if clone.mode() != "rw":
+        raise Failure(clone.status().text)
+    clone.check()
+
+
+@test("everything fails at once: nothing hangs, removal works")
+def _(t):
+    clone = t.clone(region=8, size=4 * MIB, active=False,
+                    core={"hydration_threshold": 8, "hydration_batch_size": 4})
+    clone.source.delay(20)
+    clone.activate()
+    load = t.load(clone, threads=6, errors_ok=True, max_sectors=128)
+    t.let_run(load, 20)
+    for disk in clone.source, clone.dest, clone.meta:
+        disk.fail()
+    time.sleep(1.5)
+    t.within(15, load.stop, "I/O on failed devices")
+    t.within(10, clone.device.status, "status")
+    t.within(15, clone.deactivate, "removal")
+
+
+@test("a suspend does not wait for a source that fails for ever")
+def _(t):
+    clone = t.clone(region=8, size=MIB, active=False)
+    clone.source.fail()
+    clone.activate()
+    time.sleep(0.5)
+    t.within(10, clone.device.suspend, "suspend")
+    clone.device.resume()
+    t.within(10, clone.deactivate, "removal")
+    clone.source.heal()

@@ -1,0 +1,506 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Each device failing in each way, at each stage of a clone's life.
+
+What all of them have in common is checked by lib/failing.py: no hang; errors
+only where they are expected; mode, event and log; what is read is what was
+acknowledged; the way back; and what was flushed is there in another life. Here
+is the table of what is expected.
+"""
+
+import errno
+
+from lib import disks, failing
+from lib.blk import FORMER, MIB, SOURCE, ZERO, Block
+from lib.errors import Failure
+from lib.failing import (Ailing, DROP, ERROR, FLUSHED, PATIENT, PENDING, PLACE, REGION,
+                         Case, Expected, Rig, Stage)
+from lib.framework import test
+
+KINDS = {
+    "read errors": {"read": ERROR},
+    "write errors": {"write": ERROR},
+    "flush errors": {"flush": ERROR},
+    "dropped writes": {"write": DROP, "flush": DROP},
+    "delays": {"read": 30, "write": 30, "flush": 30},
+    "nothing but errors": {"read": ERROR, "write": ERROR, "flush": ERROR},
+}
+
+
+# The stages
+
+def read_unhydrated(case):
+    case.attempt(lambda: case.clone.block.read(0, REGION))
+
+
+def read_hydrated(case):
+    case.attempt(lambda: case.clone.block.read(*FLUSHED))
+
+
+def write_hydrated(case):
+    case.write((FLUSHED[0] + 11, 3), untouched=case.flushed_stamp)
+
+
+def copy_on_demand(case):
+    case.write((PLACE[0] + 3, 2))
+    case.nothing_arrived((PLACE[0], REGION))
+
+
+def overwrite(case):
+    case.write(PLACE)
+
+
+def write_with_fua(case):
+    case.write(PLACE, fua=True)
+
+
+def discard(case):
+    case.discard(PLACE)
+
+
+def background_copy(case):
+    clone, copies = case.clone, case.expected.copies
+    clone.enable_hydration()
+
+    def over():
+        status = clone.status()
+        return status.mode != "rw" or status.done or \
+            (not copies and case.stats("regions_failed"))
+
+    case.t.until(over, "an end, or a failure, of the copy", PATIENT)
+    if clone.mode() == "rw" and clone.status().done != copies:
+        raise Failure(clone.status().text)
+    if not copies and clone.mode() == "rw":
+        errors = "read_errors" if case.device == "source" else "write_errors"
+        if not case.stats(errors) or not case.stats("last_error"):
+            raise Failure(f"{errors} are not counted: {clone.message('stats')}")
+    case.nothing_arrived((0, FLUSHED[0]))
+    case.nothing_arrived((PENDING[0] + PENDING[1], clone.size - 12 * REGION))
+
+
+def flush(case):
+    case.attempt(case.clone.flush)
+
+
+def commit_by_the_clock(case):
+    case.t.within(PATIENT, case.until_committed, "a commit")
+
+
+def suspend(case):
+    device = case.clone.device
+    for noflush in False, True:
+        case.t.within(PATIENT, lambda n=noflush: device.suspend(noflush=n), "suspend")
+        case.t.within(failing.QUICK, case.clone.status, "status")
+        case.t.within(PATIENT, device.resume, "resume")
+
+
+def reload(case):
+    case.t.within(PATIENT, case.clone.reload, "a new table")
+
+
+def remove(case):
+    case.t.within(PATIENT, case.deactivate, "removal")
+
+
+def activate(case):
+    case.attempt(case.clone.activate)
+
+
+STAGES = [
+    Stage("create", activate, before="nothing"),
+    Stage("load", activate, before="a clone"),
+    Stage("read of what is not copied", read_unhydrated),
+    Stage("read of what is copied", read_hydrated),
+    Stage("write to what is copied", write_hydrated),
+    Stage("copy on demand", copy_on_demand),
+    Stage("background copy", background_copy),
+    Stage("overwrite", overwrite),
+    Stage("write with FUA", write_with_fua),
+    Stage("discard", discard),
+    Stage("flush", flush, commits=True),
+    Stage("commit by the clock", commit_by_the_clock, commits=True),
+    Stage("suspend", suspend, commits=True),
+    Stage("reload", reload, commits=True),
+    Stage("remove", remove),
+]
+
+CHANGES = ("write to what is copied", "copy on demand", "overwrite", "write with FUA",
+           "discard")
+FLUSHES = "write with FUA", "flush"
+
+
+# What is expected
+
+EXPECTED = {
+    ("source", "read errors"):
+        Expected(fails=("read of what is not copied", "copy on demand"), copies=False),
+    ("source", "write errors"): Expected(),
+    ("source", "flush errors"): Expected(),
+    ("source", "dropped writes"): Expected(),
+    ("source", "delays"): Expected(),
+    ("source", "nothing but errors"):
+        Expected(fails=("read of what is not copied", "copy on demand"), copies=False),
+
+    ("dest", "read errors"): Expected(fails=("read of what is copied",)),
+    ("dest", "write errors"): Expected(fails=CHANGES, copies=False),
+    ("dest", "flush errors"):
+        Expected(fails=FLUSHES, mode="ro", comes_back="activate"),
+    ("dest", "dropped writes"): Expected(lies=True),
+    ("dest", "delays"): Expected(),
+    ("dest", "nothing but errors"):
+        Expected(fails=("read of what is copied", *CHANGES, "flush"), mode="ro",
+                 copies=False, comes_back="activate"),
+
+    ("meta", "read errors"): Expected(fails=("create", "load")),
+    ("meta", "write errors"):
+        Expected(fails=("create", *FLUSHES), mode="ro", comes_back="resume"),
+    ("meta", "flush errors"):
+        Expected(fails=("create", *FLUSHES), mode="ro", comes_back="resume"),
+    ("meta", "dropped writes"): Expected(fails=("create",), lies=True),
+    ("meta", "delays"): Expected(),
+    ("meta", "nothing but errors"):
+        Expected(fails=("create", "load", *FLUSHES), mode="Fail", comes_back="resume"),
+}
+
+DEVICES = {"the source": "source", "the destination": "dest",
+           "the metadata device": "meta"}
+
+
+def one(rig, device, kind, stage):
+    """What went wrong, or None."""
+    case = Case(rig, device, KINDS[kind], stage, EXPECTED[device, kind])
+    try:
+        case.run()
+    except (OSError, Failure) as error:
+        rig.heal()
+        case.clone.deactivate()
+        return f"{stage.name}: {error}"
+    return None
+
+
+@test("{device}, {kind}: every stage of a clone's life", limit=60,
+      ours="it has other modes", device=DEVICES, kind=list(KINDS))
+def _(t, device, kind):
+    rig = Rig(t)
+    wrong = [error for error in (one(rig, device, kind, s) for s in STAGES) if error]
+    if wrong:
+        raise Failure(f"{len(wrong)} of {len(STAGES)} stages:\n" + "\n".join(wrong))
+    t.note(f"{len(STAGES)} stages")
+
+
+# What the table has no room for
+
+
+@test("a flush fails at the destination, nothing is uncommitted: later flushes fail too",
+      ours="it goes on as if nothing were")
+def _(t):
+    rig = Rig(t)
+    clone = rig.clone().activate()
+    clone.put(*FLUSHED)
+    clone.flush()
+    clone.put(FLUSHED[0] + 2, 9)                # hydrated and committed
+    rig.dest.ail(flush=ERROR)
+    t.fails(clone.flush, errno.EIO, what="the flush")
+    clone.until_mode("ro")
+    rig.heal()
+    t.fails(clone.flush, errno.EIO, what="the next flush")
+    t.fails(clone.flush, errno.EIO, what="the one after that")
+    clone.check()
+    clone.reactivate()
+    clone.check()
+    clone.put(*FLUSHED)
+    clone.flush()
+
+
+def stats(clone):
+    return dict(word.split("=") for word in clone.message("stats").split())
+
+
+def fail_last_commit(t, rig, kind):
+    """A clone that has all in the destination, and cannot say so on the disk."""
+    clone = rig.clone().activate()
+    clone.put(*FLUSHED)
+    clone.flush()
+    rig.meta.ail(**KINDS[kind])
+    event = clone.device.info().event_nr
+    wait = t.background(lambda: clone.device.wait(event))
+    if stats(clone)["seconds_left"] == "0":
+        raise Failure("done before it has begun")
+    clone.enable_hydration()
+    clone.until_mode("ro|Fail")
+    if wait.wait(PATIENT, "dmsetup wait") == event or stats(clone)["seconds_left"] != "0":
+        raise Failure(f"{clone.status().text}, {clone.message('stats')}")
+    clone.put(*PLACE)
+    return clone
+
+
+@test("the metadata fails in the last commit of all, {kind}: done when it is back",
+      ours="it has other modes", kind=["write errors", "nothing but errors"])
+def _(t, kind):
+    rig = Rig(t)
+    clone = fail_last_commit(t, rig, kind)
+    event = clone.device.info().event_nr
+    rig.heal()
+    clone.device.suspend()
+    clone.device.resume()
+    clone.until_mode("rw")
+    t.until(lambda: stats(clone)["state"] == "done", "the end")
+    if clone.device.info().event_nr - event < 2:
+        raise Failure("no events of the mode, and of the end")
+    clone.check()
+    clone.deactivate()
+    clone.check_left_behind()
+
+
+@test("the metadata fails in the last commit of all, {kind} for good: a linear table will do",
+      ours="it has other modes", kind=["write errors", "nothing but errors"])
+def _(t, kind):
+    rig = Rig(t)
+    clone = fail_last_commit(t, rig, kind)
+    clone.check()
+    t.within(PATIENT, clone.swap_to_linear, "the new table")
+    clone.check()
+    clone.put(*FLUSHED)
+    clone.flush()
+    clone.check()
+
+
+@test("a clone that is done hands flushes on: one that fails is one that fails",
+      ours="it has other modes")
+def _(t):
+    rig = Rig(t)
+    clone = rig.clone().activate()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    t.until(lambda: stats(clone)["state"] == "done", "the end")
+    clone.put(*PLACE)
+    rig.dest.ail(flush=ERROR)
+    t.fails(clone.flush, errno.EIO, what="the flush")
+    rig.heal()
+    clone.flush()
+    if clone.mode() != "rw":
+        raise Failure(clone.status().text)
+    rig.meta.ail(**KINDS["nothing but errors"])
+    clone.put(*PLACE)
+    clone.flush()
+    clone.check()
+    if clone.mode() != "rw":
+        raise Failure(clone.status().text)
+    t.within(PATIENT, clone.deactivate, "removal")
+    rig.heal()
+    clone.activate()
+    clone.check()
+
+
+@test("the metadata device drops writes for a while: right while the clone lives, "
+      "and what a former life committed is there in the next", ours="unknown")
+def _(t):
+    rig = Rig(t)
+    clone = rig.clone().activate()
+    clone.put(*FLUSHED)
+    clone.reactivate()
+    rig.meta.ail(write=DROP, flush=DROP)
+    clone.put(*PENDING)
+    clone.flush()
+    rig.heal()
+    clone.put(*PLACE)
+    clone.flush()
+    clone.check()
+    clone.deactivate()
+    try:
+        clone.activate()
+    except OSError as error:
+        t.note(f"refused: {error.strerror}")
+        return
+    for where in PENDING, PLACE:
+        clone.model.maybe(*where, SOURCE)
+    clone.check()
+    t.note(f"{clone.status().hydrated} regions hydrated")
+
+
+@test("the metadata device goes and comes back again and again, under load and hydration: "
+      "suspend and resume is all it takes", ours="it stays as it is")
+def _(t):
+    base = t.metadata(1024, kind="null")        # with a cache: others hear of no flush
+    meta = t.add_disk(Ailing(t, base.sectors, disks.Backing(base.path), "meta"))
+    clone = t.clone(meta=meta, size=8 * MIB, core={"hydration_rate": 256})
+    load = t.load(clone, threads=2, errors_ok=True, max_sectors=8,
+                  weights={"read": 100, "write": 30, "discard": 1, "zero": 1})
+    for mood in ({"write": ERROR}, {"flush": ERROR}, KINDS["nothing but errors"]):
+        t.let_run(load, 40)
+        meta.ail(**mood)
+        clone.until_mode("ro|Fail")
+        t.let_run(load, 40)
+        meta.heal()
+        clone.device.suspend()
+        clone.device.resume()
+        clone.until_mode("rw")
+    if clone.status().done:
+        raise Failure("hydrated too early for this test to say anything")
+    load.stop()
+    clone.flush()
+    clone.check()
+    clone.reactivate()
+    clone.check()
+    t.note(f"{load.done} operations, {load.errors()} errors")
+
+
+def another(rig, device):
+    """The same sectors as another device, as when it has been connected anew."""
+    base = {"source": rig.bases[0], "dest": rig.bases[1], "meta": rig.bases[2]}[device]
+    return rig.over(base, f"new{device}")
+
+
+@test("{device} is gone and comes back as another device: {how}", ours="a new table reads the metadata anew",
+      device={"the source": "source", "the destination": "dest"},
+      how={"a new table": "table", "activated again": "activate"})
+def _(t, device, how):
+    rig = Rig(t)
+    clone = rig.clone().activate()
+    clone.put(*FLUSHED)
+    clone.flush()
+    clone.put(*PENDING)
+    getattr(rig, device).ail(**KINDS["nothing but errors"])
+    setattr(clone, device, another(rig, device))
+    if how == "table":
+        t.within(PATIENT, lambda: clone.reload(noflush=True), "a new table")
+    else:
+        t.within(PATIENT, clone.deactivate, "removal")
+        clone.activate()
+    if clone.mode() != "rw":
+        # The old destination was asked to flush.
+        clone.deactivate()
+        clone.model.maybe(*PENDING, SOURCE)
+        clone.activate()
+    elif device == "dest":
+        clone.model.maybe(*PENDING, SOURCE)
+    clone.check()
+    clone.put(*PLACE)
+    clone.flush()
+    clone.reactivate()
+    clone.check()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    clone.check()
+
+
+@test("{device} is unplugged for good, under load: errors, no hang, and removal works",
+      ours="it has other modes", device=DEVICES)
+def _(t, device):
+    plugged = disks.null_blk(t.name(device), MIB)
+    with Block(plugged.path) as block:
+        block.fill({"source": SOURCE, "dest": FORMER, "meta": ZERO}[device])
+    clone = t.clone(size=MIB, core={"hydration_rate": 64}, **{device: plugged})
+    clone.put(*FLUSHED)
+    clone.flush()
+    load = t.load(clone, threads=4, errors_ok=True, max_sectors=8,
+                  weights={"write": 10, "discard": 1, "zero": 1})
+    t.let_run(load, 20)
+    plugged.close()
+    t.let_run(load, 200)
+    t.within(PATIENT, load.stop, "I/O")
+    t.within(failing.QUICK, clone.device.status, "status")
+    if device != "dest":
+        clone.put(*FLUSHED)
+        clone.model.check(clone.block, *FLUSHED)
+    if device == "source":
+        clone.flush()
+    else:
+        clone.until_mode("ro" if device == "dest" else "Fail")
+        t.fails(clone.flush, errno.EIO, what="a flush")
+    if device == "meta":
+        clone.check()                           # so it can be copied elsewhere
+    t.within(PATIENT, clone.device.suspend, "suspend")
+    t.within(PATIENT, clone.device.resume, "resume")
+    t.within(PATIENT, clone.deactivate, "removal")
+    t.fails(clone.activate, what="activation without it")
+
+
+@test("the metadata device of a live clone is not exchanged, though it be the same disk",
+      ours="what was written since is lost")
+def _(t):
+    rig = Rig(t)
+    clone = rig.clone().activate()
+    clone.put(*FLUSHED)
+    clone.flush()
+    old, clone.meta = clone.meta, another(rig, "meta")
+    for stop in False, True:
+        if stop:
+            clone.device.suspend()
+        t.fails(lambda: clone.device.load(clone.table()), errno.EBUSY, what="the table")
+    clone.device.resume()
+    clone.meta = old
+    clone.reload()
+    clone.put(*PENDING)
+    clone.check()
+    clone.deactivate()
+    clone.meta = another(rig, "meta")
+    clone.activate()
+    clone.check()
+
+
+@test("a table that was loaded but never made live may be followed by any other")
+def _(t):
+    rig = Rig(t)
+    clone = rig.clone()
+    clone.device = t.unready("clone")
+    first = t.metadata()
+    good, clone.meta = clone.meta, first
+    clone.device.load(clone.table())
+    clone.meta = good
+    clone.device.load(clone.table())
+    clone.device.resume()
+    clone.put(*PENDING)
+    clone.check()
+
+
+@test("a metadata device that is accepted is never full", limit=60,
+      ours="it takes the kernel down with it")
+def _(t):
+    size = MIB
+    source, dest = t.source(size), t.disk(size)
+    for blocks in range(4, 40):
+        dest.fill(FORMER)
+        clone = t.idle_clone(meta=t.disk(blocks * 8, fill=0), source=source, dest=dest,
+                             size=size, former=None, active=False)
+        try:
+            clone.activate()
+            break
+        except OSError:
+            continue
+    for region in t.rng.sample(range(clone.regions), 100):
+        clone.put(region * 8, 8)
+        clone.flush()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    if clone.mode() != "rw":
+        raise Failure(clone.status().text)
+    clone.check()
+    clone.deactivate()
+    clone.check_left_behind()
+    t.note(f"{blocks} blocks")
+
+
+@test("a metadata device loses its end and gets it back: ro, and rw after suspend and resume",
+      ours="it takes the kernel down with it")
+def _(t):
+    rig = Rig(t)
+    clone = rig.clone().activate()
+    clone.put(*FLUSHED)
+    clone.flush()
+    rig.meta.shrink_to(8)
+    clone.put(*PENDING)
+    t.fails(clone.flush, errno.EIO, what="the flush")
+    clone.until_mode("ro|Fail")
+    clone.check()
+    t.note(clone.mode())
+    rig.heal()
+    clone.device.suspend()
+    clone.device.resume()
+    clone.until_mode("rw")
+    clone.flush()
+    clone.deactivate()
+    rig.meta.shrink_to(512)
+    t.fails(clone.activate, what="the activation")
+    rig.heal()
+    clone.activate()
+    clone.check()

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Interchange with the kernel's own target: each goes on where the other stopped.
+
+That target is a black box here, built by scripts/build-peer. Module and target
+have the names ours have, so they are loaded in turn:
+
+    peer  ours  peer  ours  ...     one clone, through all of its life
+      |     |     |     |
+      +-----+-----+-----+---------  data and metadata are checked after each turn
+
+What the kernel's own target is known to do wrong is kept away from it: a
+discard there may uncover what the destination held before.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+
+from lib import dm, metadata
+from lib.blk import FORMER, MIB, Block
+from lib.clone import Status
+from lib.errors import Failure
+from lib.framework import test
+
+KIB = 2
+
+PEER = os.path.join(os.path.dirname(__file__), "../../build/peer/dm-clone.ko")
+LOADED = "/sys/module/dm_clone"
+FINIT_MODULE, DELETE_MODULE = {"x86_64": (313, 176)}.get(os.uname().machine, (273, 106))
+
+FIRST = {"the kernel's own": "peer", "this one": "ours"}
+
+NO_DISCARDS = {"discard": 0}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(what, *args):
+    if _libc.syscall(*args):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+
+
+def path_of(who):
+    return PEER if who == "peer" else os.environ["DM_CLONE_MODULE"]
+
+
+def load(who):
+    """Replaces the module that is loaded."""
+    if os.path.isdir(LOADED):
+        _call("rmmod", DELETE_MODULE, b"dm_clone", os.O_NONBLOCK)
+    file = os.open(path_of(who), os.O_RDONLY)
+    try:
+        _call("insmod", FINIT_MODULE, file, b"", 0)
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def interchange(t):
+    """Gives a function that changes modules; in the end it is ours again."""
+    if t.peer or path_of("ours") == "loaded":
+        t.skip("only where the module under test comes from a file")
+    if not os.path.exists(PEER):
+        t.skip("there is no build/peer/dm-clone.ko: scripts/build-peer makes it")
+    try:
+        load("peer")
+    except OSError as error:
+        load("ours")
+        if error.errno in (errno.ENOEXEC, errno.ENOKEY):
+            t.skip(f"build/peer/dm-clone.ko is not for this kernel: {error.strerror}")
+        raise
+    try:
+        yield load
+    finally:
+        t.deactivate_clones()
+        load("ours")
+
+
+def check_metadata(clone):
+    """What the turn has left is good, and tells the truth. Returns the bitmap."""
+    metadata.check(clone.meta.image())
+    return clone.check_left_behind()
+
+
+def turn(clone, who, until):
+    """A life of a clone: hydration and random I/O, up to a part of its regions."""
+    def some_io(ops):
+        clone.random_io(ops=max(ops, 1), threads=2, max_sectors=min(256, 2 * clone.region),
+                        weights=NO_DISCARDS if who == "peer" else {}).run()
+
+    clone.activate()
+    before = clone.status().hydrated
+    clone.check()
+    some_io(clone.regions // 16)
+    clone.enable_hydration()
+    if until == 1:
+        clone.until_hydrated()
+    else:
+        clone.until(lambda s: s.hydrated >= until * s.regions, "some hydration")
+    some_io(clone.regions // 32)
+    clone.check()
+    after = clone.status().hydrated
+    clone.deactivate()
+    bitmap = check_metadata(clone)
+    if metadata.weight(bitmap, clone.regions) < after:
+        raise Failure(f"{who}: {after} regions were hydrated, "
+                      f"{metadata.weight(bitmap, clone.regions)} are so on disk")
+    return before, after
+
+
+@test("{size}: begun by {first}, continued in turns, each in the middle of hydration",
+      limit=150, ours="it takes both",
+      size={"4 KiB regions, the last one short": (8, 4 * MIB - 5),
+            "64 KiB regions, the last one short": (64 * KIB, 16 * MIB - 17),
+            "1 MiB regions, the last one a sector": (MIB, 24 * MIB + 1)},
+      first=FIRST)
+def _(t, size, first):
+    region, sectors = size
+    with interchange(t) as change:
+        # A slow source and a low threshold: a turn ends in the middle of copies.
+        source = t.source(sectors)
+        source.delay(2)
+        clone = t.clone(region, sectors, source=source, active=False,
+                        features=["no_hydration"], core={"hydration_threshold": 1})
+        turns = []
+        for number, part in enumerate((.1, .25, .4, .55, .7, 1, 1)):
+            who = ("peer", "ours")[(number + (first == "ours")) % 2]
+            if part == 1:
+                source.heal()
+                clone.core = {}
+            change(who)
+            turns.append((who, *turn(clone, who, part)))
+        t.note(", ".join(f"{who} {before}-{after}" for who, before, after in turns))
+
+
+class Large:
+    """A clone of devices without content: only its metadata counts."""
+
+    def __init__(self, t, regions):
+        self.regions, self.size = regions, regions * 8 - 3
+        nothing = t.mapped([(0, self.size, "zero", "")], "source")
+        sink = t.mapped([(0, self.size, "zero", "")], "dest")
+        self.meta = t.metadata()
+        self.line = f"{self.meta.number} {sink.number} {nothing.number} 8 1 no_hydration"
+        self.written = bytearray(-(-regions // 8))
+        self.rng = t.rng
+
+    def write(self, block, region):
+        first = region * 8
+        block.put(first, min(8, self.size - first), FORMER)
+        self.written[region // 8] |= 1 << region % 8
+
+    def use(self, name):
+        """Whole regions, here and there, and where blocks of the bitset meet."""
+        device = dm.Device(name)
+        try:
+            device.load([(0, self.size, "clone", self.line)])
+            device.resume()
+            status = Status(device.status())
+            if status.hydrated != metadata.weight(self.written, self.regions):
+                raise Failure(f"finds {status.hydrated} regions hydrated")
+            edges = list(range(509 * 64 - 1, self.regions - 1, 509 * 64))
+            with Block(device.path) as block:
+                for region in self.rng.sample(edges, 20):
+                    self.write(block, region)
+                    self.write(block, region + 1)
+                for region in self.rng.sample(range(self.regions), 60):
+                    self.write(block, region)
+                self.write(block, self.regions - 1)
+        finally:
+            device.remove()
+
+    def check(self):
+        metadata.check(self.meta.image())
+        image = metadata.read(self.meta.block)
+        if image.bitmap(self.meta.block, self.regions) != bytes(self.written):
+            raise Failure("the regions written and those hydrated are not the same")
+
+
+@test("a bitset with three levels of blocks is read and changed by both alike",
+      limit=120, ours="it takes both")
+def _(t):
+    with interchange(t) as change:
+        clone = Large(t, 254 * 509 * 64 + 7)
+        for who in "peer", "ours", "peer", "ours":
+            change(who)
+            clone.use(t.name("clone"))
+            clone.check()
+        t.note(f"{clone.regions} regions, "
+               f"{metadata.weight(clone.written, clone.regions)} written")
+
+
+@test("a clone that {first} finished is finished for the other", ours="it takes both",
+      first=FIRST)
+def _(t, first):
+    second = "ours" if first == "peer" else "peer"
+    with interchange(t) as change:
+        change(first)
+        clone = t.clone(8, 4 * MIB - 1, active=False)
+        clone.activate()
+        clone.until_hydrated()
+        clone.deactivate()
+        check_metadata(clone)
+        before = clone.meta.image()
+
+        change(second)
+        clone.activate()
+        status = clone.status()
+        if not status.done or status.mode != "rw":
+            raise Failure(status.text)
+        clone.check()
+        clone.random_io(ops=100, threads=2).run()
+        clone.check()
+        clone.deactivate()
+        check_metadata(clone)
+        if clone.meta.image() != before:
+            t.note(f"{second} has written the metadata again")
+
+
+@test("a clone begun by {first} with other sizes is refused by the other", ours="it takes both",
+      first=FIRST)
+def _(t, first):
+    second = "ours" if first == "peer" else "peer"
+    with interchange(t) as change:
+        change(first)
+        clone = t.idle_clone(region=8, size=4 * MIB, active=False)
+        clone.activate()
+        clone.put(0, 8)
+        clone.deactivate()
+        before = clone.meta.image()
+
+        change(second)
+        for region, size in (16, 4 * MIB), (8, 4 * MIB - 1):
+            other = t.clone(region, size, meta=clone.meta, dest=clone.dest, former=None,
+                            source=clone.source, active=False)
+            t.fails(other.activate, errno.EINVAL, what=f"{second}")
+        if clone.meta.image() != before:
+            raise Failure("the metadata has changed")
+        clone.activate()
+        clone.check()
+        clone.deactivate()
