@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the benchmarks have in common outside of their virtual machines."""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+
+import tables
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(HERE)
+PROJECT = os.path.dirname(TESTS)
+BUILD = os.path.join(PROJECT, "build", "bench")
+
+
+def parser(name, text, choices):
+    """The options of every benchmark; choices are the tables it makes."""
+    made = argparse.ArgumentParser(prog=f"tests/bench/{name}", description=text,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--module", metavar="FILE", default=os.path.join(PROJECT, "dm-clone.ko"),
+        help="the module to measure")
+    add("--peer", metavar="FILE", default=os.path.join(PROJECT, "build", "peer", "dm-clone.ko"),
+        help="the kernel's own, to compare with; left out if there is none")
+    add("--only", metavar="TABLE", action="append", choices=choices,
+        help=f"measure this table only, may be repeated: {', '.join(choices)}")
+    add("--render", action="store_true",
+        help="measure nothing, make the tables of the last results again")
+    add("--into", metavar="FILE",
+        help="put the tables into this document too, between its markers")
+    return made
+
+
+def modules(options):
+    """(name, file) of those there are."""
+    found = [("ours", os.path.realpath(options.module))]
+    if os.path.exists(options.peer):
+        found.append(("peer", os.path.realpath(options.peer)))
+    return found
+
+
+class Results:
+    """build/bench/NAME.json, and the tables made of it."""
+
+    def __init__(self, name):
+        self.name = name
+        self.path = os.path.join(BUILD, f"{name}.json")
+        os.makedirs(BUILD, exist_ok=True)
+
+    def exist(self):
+        return os.path.exists(self.path)
+
+    def forget(self):
+        if self.exist():
+            os.unlink(self.path)
+
+    def load(self):
+        with open(self.path, encoding="utf-8") as file:
+            return json.load(file)
+
+    def save(self, results):
+        with open(self.path, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+
+    def measure(self, guest, parameters, *machine):
+        """Has tests/bench/GUEST write them, in such a machine; its exit status."""
+        parameters = dict(parameters, conditions=dict(
+            parameters.get("conditions", {}), load_average=os.getloadavg()[0],
+            peer=len(parameters["modules"]) > 1))
+        began = time.monotonic()
+        self.forget()
+        with tempfile.TemporaryDirectory(prefix="run-", dir=BUILD) as directory:
+            path = os.path.join(directory, "parameters")
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(parameters, file)
+            status = subprocess.run(
+                [os.path.join(TESTS, "vm"), *machine, "--share", BUILD,
+                 os.path.join(HERE, guest), path, self.path], check=False).returncode
+        if self.exist():
+            self._note_minutes(began)
+        return status
+
+    def _note_minutes(self, began):
+        results = self.load()
+        results["conditions"]["minutes"] = (time.monotonic() - began) / 60
+        self.save(results)
+
+    def show(self, text, into, which="measured"):
+        """Tables to wherever they belong: of a document, between which markers."""
+        with open(os.path.join(BUILD, f"{self.name}.rst"), "w", encoding="utf-8") as file:
+            file.write(text)
+        if into:
+            tables.put_into(into, text, which)
+        print(text, end="")
