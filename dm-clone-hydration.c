@@ -162,8 +162,8 @@ void dm_clone_hydration_end(struct dm_clone_hydration *h,
 
 	account(h, claim, means, outcome);
 	if (!outcome->status) {
-		dm_clone_set_range_hydrated(h->cmd, claim->begin, nr);
-		h->events.hydrated(h->events.context);
+		if (dm_clone_set_range_hydrated(h->cmd, claim->begin, nr))
+			h->events.hydrated(h->events.context);
 	} else if (means != DM_CLONE_BY_READ || !outcome->read_failed) {
 		h->events.spoilt(h->events.context);	/* else nothing was written */
 	}

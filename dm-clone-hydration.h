@@ -86,7 +86,7 @@ struct dm_clone_copy {
 
 /* What the engine tells the target.  Any context. */
 struct dm_clone_hydration_events {
-	/* Some hydrated bits were set. */
+	/* There is something to be committed, or now all is hydrated. */
 	void (*hydrated)(void *context);
 	/* These bios have waited for a claim that is gone, map them again. */
 	void (*released)(void *context, struct bio_list *waiters);

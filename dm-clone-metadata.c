@@ -187,14 +187,16 @@ static void __set_bits(struct dm_clone_metadata *cmd, struct region_map *map,
 	WRITE_ONCE(cmd->nr_hydrated, cmd->nr_hydrated + hweight_long(mask));
 }
 
-void dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
+bool dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
 				 unsigned long start, unsigned long nr)
 {
 	unsigned long i, first = BIT_WORD(start), last = BIT_WORD(start + nr - 1);
+	bool was_changed, commit;
 	struct region_map *map;
 	unsigned long flags;
 
 	write_seqlock_irqsave(&cmd->map_lock, flags);
+	was_changed = cmd->changed;
 	map = rcu_dereference_protected(cmd->map, true);
 
 	for (i = first; map && i <= last; i++) {
@@ -207,7 +209,10 @@ void dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
 		__set_bits(cmd, map, i, mask);
 	}
 
+	commit = cmd->changed != was_changed || cmd->nr_hydrated == cmd->nr_regions;
 	write_sequnlock_irqrestore(&cmd->map_lock, flags);
+
+	return commit;
 }
 
 bool dm_clone_is_region_hydrated(struct dm_clone_metadata *cmd,

@@ -108,8 +108,11 @@ void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd);
 /*
  * Set the bits of @nr regions from @start on.  The data of these regions must
  * be complete in the destination (though not yet durable).
+ *
+ * Returns true if the caller has to see to it that there's a commit: these are the
+ * first changes since the last pre_commit, or now all regions are hydrated.
  */
-void dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
+bool dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
 				 unsigned long start, unsigned long nr);
 
 bool dm_clone_is_region_hydrated(struct dm_clone_metadata *cmd,

@@ -506,7 +506,7 @@ static void do_commit(struct work_struct *work)
 	mutex_unlock(&clone->commit_lock);
 }
 
-/* Hydrated bits were set.  Any context. */
+/* There's something to be committed, or now all is hydrated.  Any context. */
 static void regions_hydrated(void *context)
 {
 	struct clone *clone = context;
@@ -714,10 +714,10 @@ static void end_overwrite(struct clone *clone, struct clone_io *io,
 	struct dm_clone_claim *claim = &io->copy.claim;
 
 	if (!status) {
-		dm_clone_set_range_hydrated(clone->cmd, claim->begin,
-					    claim->end - claim->begin);
+		if (dm_clone_set_range_hydrated(clone->cmd, claim->begin,
+						claim->end - claim->begin))
+			regions_hydrated(clone);
 		note_user_change(clone);
-		regions_hydrated(clone);
 		atomic64_add(dm_clone_range_end(&clone->geo, claim->end) -
 			     dm_clone_region_start(&clone->geo, claim->begin),
 			     &clone->nr_overwritten);
@@ -837,9 +837,10 @@ static int map_claimed_change(struct clone *clone, struct bio *bio)
 
 	if (bio->bi_opf & REQ_FUA)
 		flags |= IO_FUA;
-	if (dm_clone_fault(MARK_FIRST))
-		dm_clone_set_range_hydrated(clone->cmd, copy->claim.begin,
-					    copy->claim.end - copy->claim.begin);
+	if (dm_clone_fault(MARK_FIRST) &&
+	    dm_clone_set_range_hydrated(clone->cmd, copy->claim.begin,
+					copy->claim.end - copy->claim.begin))
+		regions_hydrated(clone);
 
 	return remap(clone, bio, clone->geo.dest, flags);
 }
