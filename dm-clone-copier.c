@@ -17,11 +17,13 @@
  *	done: the buffer is free, and its job too if this was the last slice
  *
  * Each class has a work of its own, which submits its bios: to submit one may
- * sleep.  Only the background engine, in a work too, starts reads itself; a
- * task that writes does not, lest limits of its cgroup apply to the copier.
+ * sleep.  Who gives the copier a job starts the first reads himself, since to have
+ * a work do it takes longer than a fast device.  Wherever they come from, they
+ * count for nobody's cgroup: others may soon be waiting for the same regions.
  */
 
 #include <linux/bio.h>
+#include <linux/blk-cgroup.h>
 #include <linux/blkdev.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
@@ -287,10 +289,10 @@ static void note_error(struct dm_clone_copier *copier, struct buffer *b)
 	unsigned long flags;
 
 	spin_lock_irqsave(&copier->lock, flags);
-	if (!job->status) {
-		job->status = b->bio.bi_status;
-		job->error_sector = b->sector;
-		job->read_failed = bio_op(&b->bio) == REQ_OP_READ;
+	if (!job->outcome.status) {
+		job->outcome.status = b->bio.bi_status;
+		job->outcome.sector = b->sector;
+		job->outcome.read_failed = bio_op(&b->bio) == REQ_OP_READ;
 	}
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
@@ -340,7 +342,8 @@ static void submit_slice(struct buffer *b, struct block_device *bdev,
 	dm_clone_buffer_init_bio(b->data, &b->bio, bdev, op, 0, 0, b->nr_sectors);
 	b->bio.bi_iter.bi_sector = b->sector;
 	b->bio.bi_end_io = endio;
-	submit_bio(&b->bio);
+	bio_associate_blkg_from_css(&b->bio, blkcg_root_css);
+	submit_bio_noacct(&b->bio);
 }
 
 static struct buffer *pop_to_write(struct dm_clone_copier *copier, struct pool *pool)
@@ -397,6 +400,20 @@ static unsigned int __room(struct dm_clone_copier *copier, struct pool *pool,
 	return room;
 }
 
+/* How many sectors there are up to the next hole, or the end. */
+static sector_t piece(const struct dm_clone_span *s)
+{
+	return (s->begin < s->hole_begin ? s->hole_begin : s->end) - s->begin;
+}
+
+/* Take @nr sectors off the begin of @s, at most up to its hole; and then that too. */
+static void advance(struct dm_clone_span *s, sector_t nr)
+{
+	s->begin += nr;
+	if (s->begin == s->hole_begin)
+		s->begin = s->hole_end;
+}
+
 /* Give @b the next slice of @job, of @nr_sectors at most. */
 static void __set_slice(struct buffer *b, struct dm_clone_job *job,
 			unsigned int nr_sectors, bool awaited)
@@ -405,9 +422,9 @@ static void __set_slice(struct buffer *b, struct dm_clone_job *job,
 
 	list_del(&b->list);
 	b->job = job;
-	b->sector = job->next;
+	b->sector = job->left.begin;
 	b->nr_sectors = min(nr_sectors, pool->sizes[b->size]);
-	job->next += b->nr_sectors;
+	advance(&job->left, b->nr_sectors);
 	job->nr_slices++;
 	if (pool->paced)
 		b->started = dm_clone_pacer_start(b->copier->pacer, b->nr_sectors,
@@ -434,9 +451,8 @@ static struct buffer *take_slice(struct dm_clone_copier *copier, struct pool *po
 	spin_lock_irq(&copier->lock);
 
 	job = __next_job(pool, &awaited);
-	if (job && !job->status)
-		nr = min_t(sector_t, __room(copier, pool, awaited),
-			   job->end - job->next);
+	if (job && !job->outcome.status)
+		nr = min_t(sector_t, __room(copier, pool, awaited), piece(&job->left));
 
 	fitting = fitting_size(pool, nr);
 	if (nr && list_empty(&pool->free[fitting]) && *size != fitting) {
@@ -450,7 +466,7 @@ static struct buffer *take_slice(struct dm_clone_copier *copier, struct pool *po
 	if (b)
 		__set_slice(b, job, nr, awaited);
 
-	if (job && (job->status || job->next == job->end)) {
+	if (job && (job->outcome.status || job->left.begin == job->left.end)) {
 		list_del(&job->list);
 		*started = job;
 	} else if (b && !pool->paced) {
@@ -504,31 +520,23 @@ static void do_pool(struct work_struct *work)
 }
 
 void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
-			  enum dm_clone_copier_class class, sector_t sector,
-			  sector_t nr, dm_clone_job_fn done)
+			  enum dm_clone_copier_class class,
+			  const struct dm_clone_span *span, dm_clone_job_fn done)
 {
 	struct pool *pool = &copier->pools[class];
-	unsigned long flags;
 
 	job->done = done;
-	job->status = BLK_STS_OK;
-	job->read_failed = false;
-	job->error_sector = sector;
-	job->next = sector;
-	job->end = sector + nr;
+	job->outcome = (struct dm_clone_outcome) { .sector = span->begin };
+	job->left = *span;
+	advance(&job->left, 0);
 	job->nr_slices = 1;
 
-	/* Under the lock: once the work has @job, the copier may go away. */
-	spin_lock_irqsave(&copier->lock, flags);
+	spin_lock_irq(&copier->lock);
 	list_add_tail(&job->list, &pool->jobs);
-	if (!pool->paced)
-		run_work(pool);
-	spin_unlock_irqrestore(&copier->lock, flags);
+	spin_unlock_irq(&copier->lock);
 
-	if (pool->paced) {
-		smp_mb();	/* pairs with dm_clone_copier_hurry() */
-		start_slices(copier, pool);
-	}
+	smp_mb();	/* pairs with dm_clone_copier_hurry() */
+	start_slices(copier, pool);
 }
 
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier)
@@ -555,8 +563,8 @@ void dm_clone_copier_cancel(struct dm_clone_copier *copier)
 
 	spin_lock_irqsave(&copier->lock, flags);
 	list_for_each_entry(job, &pool->jobs, list)
-		if (!job->status)
-			job->status = DM_CLONE_CANCELLED;
+		if (!job->outcome.status)
+			job->outcome.status = DM_CLONE_CANCELLED;
 	run_work(pool);
 	spin_unlock_irqrestore(&copier->lock, flags);
 }

@@ -13,6 +13,7 @@
  * Two classes of jobs, each with buffers of its own, so that one never waits
  * for the other: urgent ones, for which somebody is waiting, are served with
  * small buffers at once; background ones also with large ones, as the pacer allows.
+ * The reads of either begin in the caller's context, as far as there are buffers.
  * A job that is larger than a buffer is copied in slices.  The first buffer of
  * each class is allocated when the copier is created and kept, so that there's
  * always a way forward; more come and go with the need, up to a bound of memory.
@@ -39,14 +40,30 @@ typedef void (*dm_clone_job_fn)(struct dm_clone_job *job);
 typedef bool (*dm_clone_awaited_fn)(struct dm_clone_job *job);
 
 /*
- * A job: the memory is the caller's again when @done is called.  Status and
- * what belongs to it may be read then.
+ * Sectors: [begin, end), but for those of the hole, which is smaller than that and
+ * within it; there's none if it begins where it ends.
+ */
+struct dm_clone_span {
+	sector_t begin;
+	sector_t end;
+	sector_t hole_begin;
+	sector_t hole_end;
+};
+
+/* How the attempt to get data from the source to the destination has ended. */
+struct dm_clone_outcome {
+	blk_status_t status;
+	bool read_failed;	/* if it failed: of the source; else of the destination */
+	sector_t sector;	/* and where: the start of the bio that met it */
+};
+
+/*
+ * A job: the memory is the caller's again when @done is called.  The outcome may be
+ * read then; if something has failed it's that of the slice that failed first.
  */
 struct dm_clone_job {
 	dm_clone_job_fn done;
-	blk_status_t status;		/* of the first slice that has failed */
-	sector_t error_sector;		/* where that slice begins */
-	bool read_failed;		/* it was its read */
+	struct dm_clone_outcome outcome;
 
 	/*
 	 * Of a background job, set by the caller: does somebody wait for it by
@@ -56,8 +73,7 @@ struct dm_clone_job {
 
 	/* The copier's. */
 	struct list_head list;
-	sector_t next;			/* what is still to be started ... */
-	sector_t end;			/* ... ends here */
+	struct dm_clone_span left;	/* what is still to be started */
 	unsigned int nr_slices;		/* under way, and one while starting */
 };
 
@@ -74,12 +90,12 @@ struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
 void dm_clone_copier_destroy(struct dm_clone_copier *copier);
 
 /*
- * Copy the @nr sectors from @sector on.  Background jobs may sleep to submit
- * bios; urgent ones can be given in any context.
+ * Copy these sectors.  May sleep.  @done may be called before this returns, but the
+ * copier must not go away before.
  */
 void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
-			  enum dm_clone_copier_class class, sector_t sector,
-			  sector_t nr, dm_clone_job_fn done);
+			  enum dm_clone_copier_class class,
+			  const struct dm_clone_span *span, dm_clone_job_fn done);
 
 /* Are there background jobs that have not been started as a whole? */
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier);

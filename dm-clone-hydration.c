@@ -134,14 +134,14 @@ void dm_clone_hydration_begin(struct dm_clone_hydration *h,
 	atomic_long_add(claim->end - claim->begin, &h->nr_in_flight);
 }
 
-static void account(struct dm_clone_hydration *h, const struct dm_clone_claim *claim,
-		    enum dm_clone_means means, const struct dm_clone_outcome *outcome)
+static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_means means,
+		    const struct dm_clone_outcome *outcome)
 {
 	unsigned long flags;
 
 	spin_lock_irqsave(&h->lock, flags);
 	if (!outcome->status) {
-		h->stats.hydrated[means] += nr_sectors(h, claim);
+		h->stats.hydrated[means] += sectors;
 	} else if (outcome->status != DM_CLONE_CANCELLED) {
 		if (outcome->read_failed)
 			h->stats.read_errors++;
@@ -153,14 +153,14 @@ static void account(struct dm_clone_hydration *h, const struct dm_clone_claim *c
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
-void dm_clone_hydration_end(struct dm_clone_hydration *h,
-			    const struct dm_clone_claim *claim,
-			    enum dm_clone_means means,
-			    const struct dm_clone_outcome *outcome)
+/* Of the regions of @claim so many @sectors come from us. */
+static void end(struct dm_clone_hydration *h, const struct dm_clone_claim *claim,
+		u64 sectors, enum dm_clone_means means,
+		const struct dm_clone_outcome *outcome)
 {
 	unsigned long nr = claim->end - claim->begin;
 
-	account(h, claim, means, outcome);
+	account(h, sectors, means, outcome);
 	if (!outcome->status) {
 		if (dm_clone_set_range_hydrated(h->cmd, claim->begin, nr))
 			h->events.hydrated(h->events.context);
@@ -168,6 +168,14 @@ void dm_clone_hydration_end(struct dm_clone_hydration *h,
 		h->events.spoilt(h->events.context);	/* else nothing was written */
 	}
 	atomic_long_sub(nr, &h->nr_in_flight);
+}
+
+void dm_clone_hydration_end(struct dm_clone_hydration *h,
+			    const struct dm_clone_claim *claim,
+			    enum dm_clone_means means,
+			    const struct dm_clone_outcome *outcome)
+{
+	end(h, claim, nr_sectors(h, claim), means, outcome);
 }
 
 static void start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
@@ -181,14 +189,17 @@ static void start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
 static void copied(struct dm_clone_job *job)
 {
 	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, job);
-	const struct dm_clone_outcome outcome = {
-		.status = job->status,
-		.read_failed = job->read_failed,
-		.sector = job->error_sector,
-	};
 
-	dm_clone_hydration_end(copy->hydration, &copy->claim, DM_CLONE_BY_COPY, &outcome);
-	copy->done(copy, job->status);
+	dm_clone_hydration_end(copy->hydration, &copy->claim, DM_CLONE_BY_COPY,
+			       &job->outcome);
+	copy->done(copy, job->outcome.status);
+}
+
+static void copied_rest(struct dm_clone_job *job)
+{
+	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, job);
+
+	copy->done(copy, job->outcome.status);
 }
 
 static void end_zeroing(struct dm_clone_copy *copy, bool failed)
@@ -208,23 +219,57 @@ static void zeroed(int read_err, unsigned long write_err, void *context)
 	end_zeroing(context, write_err);
 }
 
+static struct dm_clone_span span(struct dm_clone_hydration *h,
+				 const struct dm_clone_claim *claim)
+{
+	sector_t end = dm_clone_range_end(h->geo, claim->end);
+
+	return (struct dm_clone_span) {
+		.begin = dm_clone_region_start(h->geo, claim->begin),
+		.end = end,
+		.hole_begin = end,
+		.hole_end = end,
+	};
+}
+
+void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+			      sector_t sector, sector_t nr, dm_clone_copied_fn done)
+{
+	struct dm_clone_span rest = span(h, &copy->claim);
+
+	rest.hole_begin = sector;
+	rest.hole_end = sector + nr;
+	copy->written = sector;
+	copy->nr_written = nr;
+	start(h, copy, done);
+	dm_clone_copier_copy(h->copier, &copy->job, DM_CLONE_URGENT, &rest, copied_rest);
+}
+
+blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written)
+{
+	struct dm_clone_hydration *h = copy->hydration;
+	struct dm_clone_outcome outcome = copy->job.outcome;
+
+	if (written && !outcome.status)
+		outcome = (struct dm_clone_outcome) {
+			.status = written,
+			.sector = copy->written,
+		};
+	end(h, &copy->claim, nr_sectors(h, &copy->claim) - copy->nr_written,
+	    DM_CLONE_BY_COPY, &outcome);
+
+	return outcome.status;
+}
+
+/* In the background. */
 static void copy_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-			 enum dm_clone_copier_class class,
 			 dm_clone_awaited_fn is_awaited, dm_clone_copied_fn done)
 {
-	sector_t sector = dm_clone_region_start(h->geo, copy->claim.begin);
+	const struct dm_clone_span all = span(h, &copy->claim);
 
 	start(h, copy, done);
 	copy->job.awaited = is_awaited;
-	dm_clone_copier_copy(h->copier, &copy->job, class, sector,
-			     dm_clone_range_end(h->geo, copy->claim.end) - sector,
-			     copied);
-}
-
-void dm_clone_copy_regions(struct dm_clone_hydration *h,
-			   struct dm_clone_copy *copy, dm_clone_copied_fn done)
-{
-	copy_regions(h, copy, DM_CLONE_URGENT, NULL, done);
+	dm_clone_copier_copy(h->copier, &copy->job, DM_CLONE_BACKGROUND, &all, copied);
 }
 
 static void zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
@@ -495,8 +540,7 @@ static void retry_batches(struct dm_clone_hydration *h)
 	while ((batch = pop_to_retry(h))) {
 		batch->copy.claim.begin = batch->next++;
 		batch->copy.claim.end = batch->next;
-		copy_regions(h, &batch->copy, DM_CLONE_BACKGROUND, is_awaited,
-			     copied_one);
+		copy_regions(h, &batch->copy, is_awaited, copied_one);
 	}
 }
 
@@ -755,8 +799,7 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 	batch->failed = false;
 	batch->started = jiffies;
 	batch->next = begin;
-	copy_regions(h, &batch->copy, DM_CLONE_BACKGROUND, is_awaited,
-		     copied_batch);
+	copy_regions(h, &batch->copy, is_awaited, copied_batch);
 
 	return true;
 }

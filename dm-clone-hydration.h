@@ -4,14 +4,14 @@
  *
  * Hydration: getting regions from the source to the destination.
  *
- * Two ways to use it.  For regions that somebody is waiting for, the target
- * claims them itself and has them copied, or zeroed, at once.  The rest is done
- * in the background: the engine here looks for unhydrated regions, claims them
- * and copies them, a batch at a time, up to a number of regions in copy at once.
- * The end of one copy starts the next.
+ * Two ways to use it.  Regions that somebody is waiting for the target claims itself,
+ * and has them zeroed at once, or has copied what of a region it doesn't write itself.
+ * The rest is done in the background: the engine here looks for unhydrated regions,
+ * claims them and copies them, a batch at a time, up to a number of regions in copy
+ * at once.  The end of one copy starts the next.
  *
- * Copies set the hydrated bits of what they have copied before they report that
- * they are done.  Whoever made the claim releases it.
+ * Copies of whole regions set the hydrated bits before they report that they are done.
+ * Whoever made the claim releases it.
  */
 #ifndef DM_CLONE_HYDRATION_H
 #define DM_CLONE_HYDRATION_H
@@ -59,13 +59,6 @@ enum dm_clone_means {
 	DM_CLONE_NR_MEANS
 };
 
-/* How that has ended. */
-struct dm_clone_outcome {
-	blk_status_t status;
-	bool read_failed;	/* if it failed: of the source; else of the destination */
-	sector_t sector;	/* and where */
-};
-
 /* Any context. */
 typedef void (*dm_clone_copied_fn)(struct dm_clone_copy *copy,
 				   blk_status_t status);
@@ -80,6 +73,8 @@ struct dm_clone_copy {
 	/* The engine's. */
 	struct dm_clone_hydration *hydration;
 	struct dm_clone_job job;
+	sector_t written;		/* by the caller: from here on ... */
+	sector_t nr_written;		/* ... so many */
 	enum dm_clone_means zeroed_by;
 	dm_clone_copied_fn done;
 };
@@ -114,13 +109,23 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 void dm_clone_hydration_destroy(struct dm_clone_hydration *h);
 
 /*
- * Copy, or zero, the regions of @copy->claim, which the caller has claimed.
- * On success they are hydrated when @done is called.  To zero may sleep.
+ * Zero the regions of @copy->claim, which the caller has claimed.  On success they
+ * are hydrated when @done is called.  May sleep.
  */
-void dm_clone_copy_regions(struct dm_clone_hydration *h,
-			   struct dm_clone_copy *copy, dm_clone_copied_fn done);
 void dm_clone_zero_regions(struct dm_clone_hydration *h,
 			   struct dm_clone_copy *copy, dm_clone_copied_fn done);
+
+/*
+ * Copy the region of @copy->claim, which the caller has claimed, but for the @nr sectors
+ * from @sector on: those the caller writes himself, meanwhile.  Nothing is hydrated
+ * when @done is called.  When his write has ended too, with the status @written, the
+ * caller calls end, which hydrates the region if both went well and returns what
+ * has become of both.  start may sleep, and @h must not go away before it returns;
+ * end: any context.
+ */
+void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+			      sector_t sector, sector_t nr, dm_clone_copied_fn done);
+blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written);
 
 /*
  * For who hydrates regions himself, and owns the claim to them: it begins, and it

@@ -58,9 +58,13 @@
  * before the bits are committed then the source's data is found.  If it fails,
  * whatever is in the destination now is not shown.
  *
- * To a part of an unhydrated region: the region is claimed and copied.  Then
- * it is hydrated, the claim is released, and the write starts again from the
- * beginning.
+ * To a part of an unhydrated region: the region is claimed.  The piece is remapped to
+ * the destination, and what it leaves of the region is copied meanwhile.  When both
+ * have ended well the region is marked hydrated, then the claim is released, then
+ * the write is acknowledged.  The two have no sector in common, so it doesn't matter
+ * which one ends first; and until both have, it's the source's data that is found
+ * after a crash, and by reads.  If either fails the region stays unhydrated, and the
+ * write has failed.
  *
  * A write that meets a claim of another waits for it and starts again too.
  *
@@ -265,7 +269,8 @@ struct clone {
 /* What is to be done when a bio ends. */
 #define IO_WATCHED	BIT(0)	/* tell the engine, which steps back for the user */
 #define IO_OVERWRITE	BIT(1)	/* mark the regions, release the claim */
-#define IO_FUA		BIT(2)	/* wait for a commit */
+#define IO_PARTIAL	BIT(2)	/* the same, when the rest of the region is copied */
+#define IO_FUA		BIT(3)	/* wait for a commit */
 
 /* Per-bio data.  Not set up for bios that are just remapped. */
 struct clone_io {
@@ -274,6 +279,7 @@ struct clone_io {
 	bio_end_io_t *end_io;		/* device-mapper's own */
 	u64 start;			/* if watched */
 	unsigned int flags;
+	atomic_t nr_pending;		/* of the bio, and the copy of the rest */
 };
 
 static struct clone_io *bio_to_io(struct bio *bio)
@@ -643,27 +649,6 @@ static void cut_bio(struct clone *clone, struct bio *bio, unsigned long end)
 }
 
 /*
- * Make a piece of a bio that changes regions.  Afterwards it is one of: to
- * hydrated regions only; to a part of one region; to whole regions, and those
- * were unhydrated a moment ago.
- */
-static void cut_change(struct clone *clone, struct bio *bio)
-{
-	unsigned long begin = first_region(clone, bio);
-	unsigned long whole_end = end_of_whole_regions(clone, bio);
-	unsigned long end;
-
-	if (!dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end)) {
-		if (starts_at_region(clone, bio) && whole_end > begin)
-			end = min(end, whole_end);
-		else
-			end = begin + 1;
-	}
-
-	cut_bio(clone, bio, end);
-}
-
-/*
  *---------------------------------------------------------------
  * Bios that wait for a claim
  *---------------------------------------------------------------
@@ -730,6 +715,46 @@ static void end_overwrite(struct clone *clone, struct clone_io *io,
 		dm_clone_hydration_kick(clone->hydration);
 }
 
+/* A write to a part of a region has ended, and so has the copy of the rest. */
+static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
+{
+	bio->bi_status = dm_clone_copy_rest_end(&io->copy, bio->bi_status);
+	if (!bio->bi_status) {
+		note_user_change(clone);
+		atomic64_add(io->copy.nr_written, &clone->nr_overwritten);
+	}
+
+	release_claim(clone, io);
+	if (bio->bi_status)
+		dm_clone_hydration_kick(clone->hydration);
+}
+
+/* bio_endio() has done its part of the work: there's only device-mapper to be told. */
+static void end_bio(struct clone *clone, struct clone_io *io, struct bio *bio)
+{
+	if ((io->flags & IO_FUA) && !bio->bi_status && !dm_clone_fault(FUA_FORGETS))
+		await_commit(clone, bio);
+	else
+		bio->bi_end_io(bio);
+}
+
+/* Either of the two; what they have left behind is seen by who comes last. */
+static void put_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
+{
+	if (!atomic_dec_and_test(&io->nr_pending))
+		return;
+
+	end_partial(clone, io, bio);
+	end_bio(clone, io, bio);
+}
+
+static void copied_rest(struct dm_clone_copy *copy, blk_status_t status)
+{
+	struct clone_io *io = container_of(copy, struct clone_io, copy);
+
+	put_partial(io->clone, io, copy_to_bio(copy));
+}
+
 static void clone_endio(struct bio *bio)
 {
 	struct clone_io *io = bio_to_io(bio);
@@ -739,41 +764,48 @@ static void clone_endio(struct bio *bio)
 
 	if (io->flags & IO_WATCHED)
 		dm_clone_hydration_user_end(clone->hydration, io->start);
+	if (io->flags & IO_PARTIAL) {
+		put_partial(clone, io, bio);
+		return;
+	}
+
 	if (io->flags & IO_OVERWRITE)
 		end_overwrite(clone, io, bio->bi_status);
-
-	if ((io->flags & IO_FUA) && !bio->bi_status && !dm_clone_fault(FUA_FORGETS))
-		await_commit(clone, bio);
-	else
-		bio_endio(bio);
+	end_bio(clone, io, bio);
 }
 
-/* Send @bio to @bdev.  @flags: what to do when it ends, besides IO_WATCHED. */
-static int remap(struct clone *clone, struct bio *bio, struct block_device *bdev,
-		 unsigned int flags)
+/* @flags: what to do when @bio ends. */
+static void watch_end(struct clone *clone, struct clone_io *io, struct bio *bio,
+		      unsigned int flags)
 {
-	struct clone_io *io;
-
-	bio_set_dev(bio, bdev);
-
-	if (dm_clone_hydration_is_watching(clone->hydration))
-		flags |= IO_WATCHED;
-	if (!flags)
-		return DM_MAPIO_REMAPPED;
-
-	io = bio_to_io(bio);
 	io->clone = clone;
 	io->flags = flags;
 	io->end_io = bio->bi_end_io;
 	bio->bi_end_io = clone_endio;
 	if (flags & IO_WATCHED)
 		io->start = dm_clone_hydration_user_start(clone->hydration);
+}
+
+static unsigned int watched(struct clone *clone)
+{
+	return dm_clone_hydration_is_watching(clone->hydration) ? IO_WATCHED : 0;
+}
+
+/* Send @bio to @bdev.  @flags: what to do when it ends, besides IO_WATCHED. */
+static int remap(struct clone *clone, struct bio *bio, struct block_device *bdev,
+		 unsigned int flags)
+{
+	bio_set_dev(bio, bdev);
+
+	flags |= watched(clone);
+	if (flags)
+		watch_end(clone, bio_to_io(bio), bio, flags);
 
 	return DM_MAPIO_REMAPPED;
 }
 
-/* The regions of @copy were copied, or zeroed, for the sake of its bio. */
-static void copied_for_bio(struct dm_clone_copy *copy, blk_status_t status)
+/* The regions of @copy were zeroed for the sake of its bio. */
+static void zeroed_for_bio(struct dm_clone_copy *copy, blk_status_t status)
 {
 	struct clone_io *io = container_of(copy, struct clone_io, copy);
 	struct clone *clone = io->clone;
@@ -798,11 +830,10 @@ static bool is_discard(struct bio *bio)
 	return bio_op(bio) == REQ_OP_DISCARD;
 }
 
-/* Map a piece that changes hydrated regions only. */
-static int map_hydrated_change(struct clone *clone, struct bio *bio)
+/* Map a piece that changes the regions [begin, end), all of which are hydrated. */
+static int map_hydrated_change(struct clone *clone, struct bio *bio,
+			       unsigned long begin, unsigned long end)
 {
-	unsigned long begin = first_region(clone, bio);
-	unsigned long end = end_region(clone, bio);
 	unsigned int flags = 0;
 
 	if (!dm_clone_is_range_committed(clone->cmd, begin, end - begin)) {
@@ -819,19 +850,15 @@ static int map_hydrated_change(struct clone *clone, struct bio *bio)
 	return remap(clone, bio, clone->geo.dest, flags);
 }
 
-/* Map a piece that changes regions of which it now owns the claim. */
-static int map_claimed_change(struct clone *clone, struct bio *bio)
+/* Map a piece that changes regions, whole ones or a part of one; it owns the claim. */
+static int map_claimed_change(struct clone *clone, struct clone_io *io,
+			      struct bio *bio, bool whole)
 {
-	struct dm_clone_copy *copy = &bio_to_io(bio)->copy;
-	unsigned int flags = IO_OVERWRITE;
+	struct dm_clone_copy *copy = &io->copy;
+	unsigned int flags = watched(clone);
 
-	if (!covers_whole_regions(clone, bio)) {
-		dm_clone_copy_regions(clone->hydration, copy, copied_for_bio);
-		return DM_MAPIO_SUBMITTED;
-	}
-
-	if (is_discard(bio) || bio_op(bio) == REQ_OP_SECURE_ERASE) {
-		dm_clone_zero_regions(clone->hydration, copy, copied_for_bio);
+	if (whole && (is_discard(bio) || bio_op(bio) == REQ_OP_SECURE_ERASE)) {
+		dm_clone_zero_regions(clone->hydration, copy, zeroed_for_bio);
 		return DM_MAPIO_SUBMITTED;
 	}
 
@@ -842,24 +869,26 @@ static int map_claimed_change(struct clone *clone, struct bio *bio)
 					copy->claim.end - copy->claim.begin))
 		regions_hydrated(clone);
 
-	return remap(clone, bio, clone->geo.dest, flags);
+	bio_set_dev(bio, clone->geo.dest);
+	if (whole) {
+		watch_end(clone, io, bio, flags | IO_OVERWRITE);
+	} else {
+		watch_end(clone, io, bio, flags | IO_PARTIAL);
+		atomic_set(&io->nr_pending, 2);
+		dm_clone_copy_rest_start(clone->hydration, copy, bio->bi_iter.bi_sector,
+					 bio_sectors(bio), copied_rest);
+	}
+
+	return DM_MAPIO_REMAPPED;
 }
 
-/*
- * Map a piece that changes regions.  It may be back from a wait, so what it
- * found out about the regions when it was cut is forgotten; that the regions
- * are a part of one, or whole ones, is all that counts.
- */
-static int map_change(struct clone *clone, struct bio *bio)
+/* Map a piece that changes the regions [begin, end): @whole ones, or a part of one. */
+static int map_unhydrated_change(struct clone *clone, struct bio *bio,
+				 unsigned long begin, unsigned long end, bool whole)
 {
-	unsigned long begin = first_region(clone, bio);
-	unsigned long end = end_region(clone, bio);
-	struct clone_io *io = bio_to_io(bio);
+	struct clone_io *io;
 
-	if (dm_clone_is_range_hydrated(clone->cmd, begin, end - begin))
-		return map_hydrated_change(clone, bio);
-
-	if (is_discard(bio) && !covers_whole_regions(clone, bio)) {
+	if (is_discard(bio) && !whole) {
 		bio_endio(bio);
 		return DM_MAPIO_SUBMITTED;
 	}
@@ -867,6 +896,7 @@ static int map_change(struct clone *clone, struct bio *bio)
 	if (!may_change_metadata(clone))
 		return DM_MAPIO_KILL;
 
+	io = bio_to_io(bio);
 	io->clone = clone;
 	if (!dm_clone_claim_or_wait(&clone->claims, &io->copy.claim, begin, end, bio)) {
 		dm_clone_hydration_hurry(clone->hydration);
@@ -876,10 +906,50 @@ static int map_change(struct clone *clone, struct bio *bio)
 	/* Another may have been here between the look and the claim. */
 	if (dm_clone_is_range_hydrated(clone->cmd, begin, end - begin)) {
 		release_claim(clone, io);
-		return map_hydrated_change(clone, bio);
+		return map_hydrated_change(clone, bio, begin, end);
 	}
 
-	return map_claimed_change(clone, bio);
+	return map_claimed_change(clone, io, bio, whole);
+}
+
+/*
+ * Make a piece of a bio that changes regions, and map it.  The piece is one of: to
+ * hydrated regions only; to a part of one region; to whole regions, and those
+ * were unhydrated a moment ago.
+ */
+static int map_change(struct clone *clone, struct bio *bio)
+{
+	unsigned long begin = first_region(clone, bio);
+	unsigned long whole_end = end_of_whole_regions(clone, bio);
+	unsigned long end;
+	bool whole;
+
+	if (dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end)) {
+		cut_bio(clone, bio, end);
+		return map_hydrated_change(clone, bio, begin, end);
+	}
+
+	whole = starts_at_region(clone, bio) && whole_end > begin;
+	end = whole ? min(end, whole_end) : begin + 1;
+	cut_bio(clone, bio, end);
+
+	return map_unhydrated_change(clone, bio, begin, end, whole);
+}
+
+/*
+ * Map a piece that has waited.  What was found out about the regions when it was
+ * cut is forgotten; that they are a part of one, or whole ones, is all that counts.
+ */
+static int map_cut_change(struct clone *clone, struct bio *bio)
+{
+	unsigned long begin = first_region(clone, bio);
+	unsigned long end = end_region(clone, bio);
+
+	if (dm_clone_is_range_hydrated(clone->cmd, begin, end - begin))
+		return map_hydrated_change(clone, bio, begin, end);
+
+	return map_unhydrated_change(clone, bio, begin, end,
+				     covers_whole_regions(clone, bio));
 }
 
 /*
@@ -988,7 +1058,7 @@ static int map_again(struct clone *clone, struct bio *bio)
 	if (bio_op(bio) == REQ_OP_READ)
 		return map_uncut_read(clone, bio);
 
-	return map_change(clone, bio);
+	return map_cut_change(clone, bio);
 }
 
 static void do_deferred(struct work_struct *work)
@@ -1032,7 +1102,6 @@ static int clone_map(struct dm_target *ti, struct bio *bio)
 		return DM_MAPIO_REMAPPED;
 	}
 
-	cut_change(clone, bio);
 	return map_change(clone, bio);
 }
 
