@@ -27,6 +27,9 @@ struct runner {
 	int error;
 };
 
+/* Held for writing until all threads are there, so that none is done before others begin. */
+static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
+
 static uint64_t now_ns(void)
 {
 	struct timespec ts;
@@ -73,6 +76,9 @@ static void *run(void *arg)
 	struct timing *timing = runner->timing;
 	uint64_t i;
 
+	pthread_rwlock_rdlock(&gate);
+	pthread_rwlock_unlock(&gate);
+
 	for (i = runner->number; i < timing->nr && !runner->error; i += timing->threads)
 		runner->error = one_operation(timing, timing->offsets[i], runner->buf);
 
@@ -84,11 +90,14 @@ static int run_threads(struct timing *timing, struct runner *runners)
 	unsigned int i, started = 0;
 	int r = 0;
 
+	pthread_rwlock_wrlock(&gate);
 	while (!r && started < timing->threads) {
 		r = -pthread_create(&runners[started].thread, NULL, run, &runners[started]);
 		if (!r)
 			started++;
 	}
+	pthread_rwlock_unlock(&gate);
+
 	for (i = 0; i < started; i++) {
 		pthread_join(runners[i].thread, NULL);
 		if (!r)
