@@ -8,7 +8,9 @@
  * it would notice?  A module with a fault compiled in, by -DDM_CLONE_FAULT_...:
  *
  *	NO_DEST_FLUSH	a commit doesn't flush the destination
- *	MARK_FIRST	an overwriting write marks its regions when it starts
+ *	MARK_FIRST	a write marks its regions when it starts
+ *	HALF_WAY	a write to a part of a region marks it when it ends itself,
+ *			be the rest copied or not
  *	FLUSH_FORGETS	a flush doesn't commit
  *	FUA_FORGETS	a FUA write doesn't wait for the commit of its regions
  *

@@ -692,6 +692,13 @@ static void region_spoilt(void *context)
 	dm_clone_hydration_set_dest_zeroed(clone->hydration, false);
 }
 
+static void mark_hydrated(struct clone *clone, const struct dm_clone_claim *claim)
+{
+	if (dm_clone_set_range_hydrated(clone->cmd, claim->begin,
+					claim->end - claim->begin))
+		regions_hydrated(clone);
+}
+
 /* A write that covers the regions of its claim has ended. */
 static void end_overwrite(struct clone *clone, struct clone_io *io,
 			  blk_status_t status)
@@ -699,9 +706,7 @@ static void end_overwrite(struct clone *clone, struct clone_io *io,
 	struct dm_clone_claim *claim = &io->copy.claim;
 
 	if (!status) {
-		if (dm_clone_set_range_hydrated(clone->cmd, claim->begin,
-						claim->end - claim->begin))
-			regions_hydrated(clone);
+		mark_hydrated(clone, claim);
 		note_user_change(clone);
 		atomic64_add(dm_clone_range_end(&clone->geo, claim->end) -
 			     dm_clone_region_start(&clone->geo, claim->begin),
@@ -765,6 +770,8 @@ static void clone_endio(struct bio *bio)
 	if (io->flags & IO_WATCHED)
 		dm_clone_hydration_user_end(clone->hydration, io->start);
 	if (io->flags & IO_PARTIAL) {
+		if (dm_clone_fault(HALF_WAY))
+			mark_hydrated(clone, &io->copy.claim);
 		put_partial(clone, io, bio);
 		return;
 	}
@@ -864,10 +871,8 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
 
 	if (bio->bi_opf & REQ_FUA)
 		flags |= IO_FUA;
-	if (dm_clone_fault(MARK_FIRST) &&
-	    dm_clone_set_range_hydrated(clone->cmd, copy->claim.begin,
-					copy->claim.end - copy->claim.begin))
-		regions_hydrated(clone);
+	if (dm_clone_fault(MARK_FIRST))
+		mark_hydrated(clone, &copy->claim);
 
 	bio_set_dev(bio, clone->geo.dest);
 	if (whole) {

@@ -64,6 +64,8 @@ FIRST_AGAIN = 5000
 FAULT_SCENARIO = {"sync": "heavy", "stack": "delay", "hydration": "off", "end": "nothing",
                   "threads": 4, "pause_us": 0, "suspends": 0, "rounds": 1, "region": 8,
                   "max_sectors": 64, "align": 8}
+# Some faults want other places: {fault: what is different}
+FAULT_PLACES = {"HALF_WAY": {"region": 128, "align": 1, "source_ms": 20}}
 
 
 class Workload(ctypes.Structure):
@@ -111,6 +113,7 @@ class Scenario:
         self.rate = rng.choice((0, 0, 2000))
         self.reading = rng.random() < 0.4
         self.zeroed = rng.random() < 0.3
+        self.source_ms = rng.choice((0, 0, 5))
         self.initial = None
         if n % 12 == 7:
             self._be_big(rng)
@@ -267,6 +270,9 @@ class Stack:
         self.source = self._linear("source", s.size, arena.slice(s.size))
         with Block(self.source.path) as block:
             block.fill(SOURCE)
+        if s.source_ms:
+            self.source = self._add(mapped("slow", [
+                (0, s.size, "delay", f"{self.source.number} 0 {s.source_ms}")]))
 
         total = s.meta + s.size
         backing = self._backing(arena, total)
@@ -522,7 +528,9 @@ def main():
         place += 1
     for i, module in enumerate(args.fault):
         load_modules(module)
-        scenario = Scenario(args.seed, FIRST_FAULT + i, FAULT_SCENARIO)
+        fault = os.path.basename(os.path.dirname(module)).removeprefix("fault-")
+        scenario = Scenario(args.seed, FIRST_FAULT + i,
+                            {**FAULT_SCENARIO, **FAULT_PLACES.get(fault, {})})
         record(scenario, args, trace, library, place)
         place += 1
 
