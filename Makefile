@@ -60,9 +60,10 @@ soak: modules
 	@+$(MAKE) --no-print-directory -C tests
 	@MINUTES=$(or $(MINUTES),5) SEED=$(SEED) tests/soak/run $(TESTS)
 
-# --into= puts the tables into a document: BENCH="--into=FILE".
+# --into= puts the tables and plots into a document: BENCH="--into=FILE". fio is
+# one of those for the tests.
 bench: modules peer
-	@$(PACKAGES) bench
+	@$(PACKAGES) check bench
 	@+$(MAKE) --no-print-directory -C tests
 	@tests/bench/io $(BENCH)
 

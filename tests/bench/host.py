@@ -4,7 +4,9 @@
 import argparse
 import json
 import os
+import resource
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -42,6 +44,26 @@ def modules(options):
     return found
 
 
+class _Used:
+    """How long something takes, and of that the CPUs: those of machines that are over."""
+
+    def __init__(self):
+        self._began = time.monotonic()
+        self._cpu = self._cpu_seconds()
+
+    @staticmethod
+    def _cpu_seconds():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def minutes(self):
+        return {"minutes": (time.monotonic() - self._began) / 60,
+                "cpu_minutes": (self._cpu_seconds() - self._cpu) / 60}
+
+    def __str__(self):
+        return "{minutes:.1f} minutes, {cpu_minutes:.1f} of CPU time".format(**self.minutes())
+
+
 class Results:
     """build/bench/NAME.json, and the tables made of it."""
 
@@ -70,7 +92,7 @@ class Results:
         parameters = dict(parameters, conditions=dict(
             parameters.get("conditions", {}), load_average=os.getloadavg()[0],
             peer=len(parameters["modules"]) > 1))
-        began = time.monotonic()
+        used = _Used()
         self.forget()
         with tempfile.TemporaryDirectory(prefix="run-", dir=BUILD) as directory:
             path = os.path.join(directory, "parameters")
@@ -80,18 +102,19 @@ class Results:
                 [os.path.join(TESTS, "vm"), *machine, "--share", BUILD,
                  os.path.join(HERE, guest), path, self.path], check=False).returncode
         if self.exist():
-            self._note_minutes(began)
+            self._note(used)
+        print(f"{self.name}: {used}", file=sys.stderr)
         return status
 
-    def _note_minutes(self, began):
+    def _note(self, used):
         results = self.load()
-        results["conditions"]["minutes"] = (time.monotonic() - began) / 60
+        results["conditions"].update(used.minutes())
         self.save(results)
 
-    def show(self, text, into, which="measured"):
+    def show(self, text, into, which="measured", for_document=None):
         """Tables to wherever they belong: of a document, between which markers."""
         with open(os.path.join(BUILD, f"{self.name}.rst"), "w", encoding="utf-8") as file:
             file.write(text)
         if into:
-            tables.put_into(into, text, which)
+            tables.put_into(into, for_document or text, which)
         print(text, end="")

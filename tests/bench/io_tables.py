@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tables of tests/bench/io, from its results."""
 
+import os
+
 from tables import table, title
 
 NAMES = {"linear": "linear", "ours": "this one", "peer": "kernel's own", "thin": "thin",
@@ -8,6 +10,8 @@ NAMES = {"linear": "linear", "ours": "this one", "peer": "kernel's own", "thin":
 CLONES = ("ours", "peer")
 COPY_GOAL = 1.10
 SHARED_COMMITS_GOAL = 0.50
+SCALE_GOAL = 30                 # times as fast as the kernel's own
+BITS_GOAL = 1.1
 
 
 def number(value, digits=0):
@@ -91,10 +95,15 @@ def sweep_rows(rows, sizes):
 
 def sweep(rows):
     sizes = sorted({row["region_kib"] for row in rows})
+    columns = ["op", "I/O", "target", *map(size, sizes)]
+
+    def of(state):
+        return table(columns, sweep_rows([row for row in rows if row["state"] == state], sizes))
+
     return title("Over region size and I/O size", "-") + (
         "Random I/O to what is not hydrated, divided by the same through linear. Each column is a\n"
         "region size. A write that is smaller than a region has that region copied first.\n\n"
-    ) + table(["op", "I/O", "target", *map(size, sizes)], sweep_rows(rows, sizes))
+    ) + of("unhydrated") + "The same to what is hydrated.\n\n" + of("hydrated")
 
 
 # Commits
@@ -122,47 +131,104 @@ def commit(rows):
 # Scale
 
 
-def scale_row(row):
-    cells = [f"2^{row['exponent']}", f"{(1 << row['exponent']) / (1 << 18):.0f} GiB"]
-    for key, unit in (("format_ns", 1e6), ("activate_ns", 1e6), ("memory_kib", 1024),
-                      ("status_ns", 1000)):
-        for name in CLONES:
-            found = row["results"].get(name)
-            cells.append(significant(found[key] / unit) if found else "-")
+def geometry(row):
+    return [f"2^{row['exponent']}", size(row["region_kib"]),
+            f"{(row['region_kib'] << row['exponent']) >> 30} TiB"
+            if row["region_kib"] << row["exponent"] >= 1 << 30 else
+            f"{(row['region_kib'] << row['exponent']) >> 20} GiB"]
+
+
+def of_clones(row, key, unit):
+    """Two cells."""
+    return [significant(row["results"][name][key] / unit) if name in row["results"] else "-"
+            for name in CLONES]
+
+
+def times_as_fast(row):
+    """Activation."""
+    found = row["results"]
+    if "peer" not in found:
+        return ["-", "-"]
+    times = found["peer"]["activate_ns"] / found["ours"]["activate_ns"]
+    return [significant(times), f"{SCALE_GOAL}" + ("" if times >= SCALE_GOAL else " missed")]
+
+
+def scale_time_row(row):
+    return geometry(row) + of_clones(row, "format_ns", 1e6) + \
+        of_clones(row, "activate_ns", 1e6) + times_as_fast(row) + \
+        of_clones(row, "status_ns", 1000)
+
+
+def bits(row, name):
+    return row["results"][name]["memory_kib"] * 8192 / (1 << row["exponent"])
+
+
+def scale_memory_row(row):
+    return geometry(row) + of_clones(row, "memory_kib", 1024) + \
+        [significant(bits(row, name)) if name in row["results"] else "-" for name in CLONES] + \
+        [verdict(bits(row, "ours"), BITS_GOAL),
+         significant(row["results"]["ours"]["metadata_mib"])]
+
+
+SCALE_IO = ("hydrated read", "hydrated write", "unhydrated read", "hydrating write")
+
+
+def scale_io_row(row):
+    cells = geometry(row)[:2]
+    for what in SCALE_IO:
+        linear = row["results"]["linear"]["io"][what]
+        cells += [ratio(row["results"][name]["io"][what], linear)
+                  if name in row["results"] else "-" for name in CLONES]
+    for nr in ("1", "1000"):
+        found = [row["results"].get(name, {}).get("commit", {}).get(nr) for name in CLONES]
+        cells += [significant(one["ns"] / 1000) if one else "-" for one in found]
     return cells
+
+
+def pairs_of(*columns):
+    return [cell for column in columns for cell in (column, "(own)")]
 
 
 def scale(rows):
     return title("Over the size of the device", "-") + (
-        "Regions of 4 KiB, nothing hydrated, source and destination that hold nothing. From the\n"
-        "loading of the table to the end of its resume, the first time (format) and the second\n"
-        "(activate), ms; memory that is allocated for it, MiB; a status, us. In each pair of\n"
-        "columns this one is the left, the kernel's own the right.\n\n") + table(
-            ["regions", "device", "format ms", "(own)", "activate ms", "(own)", "MiB", "(own)",
-             "status us", "(own)"], map(scale_row, rows))
+        "Nothing hydrated, source and destination that hold nothing. In each pair of columns this\n"
+        "one is the left, the kernel's own the right. From the loading of the table to the end of\n"
+        "its resume, ms, the first time (format) and the second (activate), and how many times as\n"
+        "fast this one is; a status, us.\n\n") + table(
+            ["regions", "of", "device", *pairs_of("format ms", "activate ms"), "times", "goal",
+             *pairs_of("status us")], map(scale_time_row, rows)) + (
+        "Memory that is allocated for it, MiB, and in bits a region; the metadata device of this\n"
+        "one, MiB.\n\n") + table(
+            ["regions", "of", "device", *pairs_of("MiB", "bits a region"), "goal", "metadata"],
+            map(scale_memory_row, rows)) + (
+        "Random I/O of 4k, divided by the same through linear, and the fsync that commits one\n"
+        "region and 1000 neighbours, us.\n\n") + table(
+            ["regions", "of", *pairs_of(*SCALE_IO, "commit of 1", "of 1000")],
+            map(scale_io_row, rows))
 
 
 # Bios
 
 
 def counts_rows(row):
-    for name in ("linear", *CLONES):
+    for name, label in NAMES.items():
         found = row["results"].get(name)
-        if not found:
-            continue
-        operations = found["operations"]
-        yield [row["name"], NAMES[name], operations, significant(found["source"] / operations),
-               significant(found["dest"] / operations), found["dest_flushes"], found["commits"],
-               found["meta_writes"], found["meta_flushes"]]
+        if found:
+            yield [row["name"], label] + [
+                significant(found[key] / found["operations"]) if found[key] else "0"
+                for key in ("source", "dest", "dest_flushes", "meta_writes", "meta_flushes",
+                            "commits")]
 
 
 def counts(rows):
     return title("Bios", "-") + (
-        "What reaches the devices for so many operations and, after writes, one fsync. Bios with\n"
-        "data are given an operation, the others in all. A commit is a write of the superblock; a\n"
-        "flush of the metadata device may be a FUA.\n\n") + table(
-            ["operation", "target", "operations", "source", "destination", "flushes", "commits",
-             "metadata blocks", "metadata flushes"],
+        "What reaches the devices for an operation: bios with data at source and destination,\n"
+        "flushes of the destination, metadata blocks written, flushes of the metadata device (a\n"
+        "FUA is one), commits (writes of its superblock). 64 operations of 4k, or 16 of 1 MiB, and\n"
+        "behind writes one fsync: 0.02 of something is one in all of 64. A snapshot has its\n"
+        "metadata in the destination.\n\n") + table(
+            ["operation", "target", "source", "destination", "flushes", "metadata blocks",
+             "metadata flushes", "commits"],
             [cells for row in rows for cells in counts_rows(row)])
 
 
@@ -207,42 +273,105 @@ def fsync(found):
 
 
 def plain_row(cpus, row):
-    cells = [cpus, row["jobs"], row["name"]]
-    linear = row["ns"]["linear"]
-    cells.append(significant(linear / 1000))
-    return cells + [ratio(row["ns"].get(name), linear) for name in CLONES] + [
-        f"{row['spread']:.2f}"]
+    cells = [cpus, row["jobs"], row["load"], row["name"],
+             significant(min(found["linear"] for found in row["results"].values()) / 1000)]
+    for name in CLONES:
+        found = row["results"].get(name)
+        cells += [f"{found['ratio']:.2f}", f"{found['from']:.2f}-{found['to']:.2f}"] \
+            if found else ["-", "-"]
+    return cells
+
+
+def by_cpus(machines):
+    """{(row's name, load, jobs): {CPUs: row}}"""
+    found = {}
+    for machine in machines:
+        for row in machine["jobs"]:
+            key = row["name"], row["load"], row["jobs"]
+            found.setdefault(key, {})[machine["conditions"]["cpus"]] = row
+    return found
+
+
+def speed(row, name):
+    """Operations a second. A clone's is that of linear, by the ratio, so that both have
+    had the same share of the host."""
+    best = min(found["linear"] for found in row["results"].values())
+    return 1e9 / best / (row["results"][name]["ratio"] if name != "linear" else 1)
+
+
+def scaling_rows(machines):
+    for (name, load, jobs), rows in by_cpus(machines).items():
+        more = [cpus for cpus in sorted(rows) if cpus > 1]
+        if 1 in rows and jobs > 1 and more:
+            yield [name, load, jobs] + [
+                f"{speed(rows[cpus], target) / speed(rows[1], target):.2f}"
+                for cpus in more for target in ("linear", *CLONES)
+                if target == "linear" or target in rows[1]["results"]]
+
+
+def scaling(machines):
+    more = [machine["conditions"]["cpus"] for machine in machines
+            if machine["conditions"]["cpus"] > 1]
+    names = ["linear", *(NAMES[name] for name in CLONES
+                         if name in machines[0]["jobs"][0]["results"])]
+    rows = list(scaling_rows(machines))
+    return table(["operation", "load", "jobs", *(f"{cpus} CPUs, {name}" if name == "linear"
+                                                 else name
+                                                 for cpus in more for name in names)],
+                 rows) if rows else ""
 
 
 def plain(machines):
-    rows = [plain_row(machine["conditions"]["cpus"], row)
-            for machine in machines for row in machine["jobs"]]
-    return table(["CPUs", "jobs", "operation", "linear us", "this one x", "kernel's own x",
-                  "spread"], rows)
+    return title("With several CPUs", "-") + (
+        "How many times as many operations a second as on one CPU, through each target.\n\n"
+    ) + scaling(machines) + title("Beside linear", "-") + (
+        "us an operation takes through linear, all jobs together, and how many times as long it\n"
+        "takes through a clone: the median of the pairs, and their quartiles.\n\n") + table(
+            ["CPUs", "jobs", "load", "operation", "linear us", "this one x", "quartiles",
+             "kernel's own x", "quartiles"],
+            [plain_row(machine["conditions"]["cpus"], row)
+             for machine in machines for row in machine["jobs"]])
 
 
 # All of it
+
+
+def duration(all_conditions):
+    minutes, cpu = (sum(found.get(key, 0) for found in all_conditions)
+                    for key in ("minutes", "cpu_minutes"))
+    return f"{minutes:.0f} minutes, {cpu:.0f} of CPU time"
 
 
 def conditions(found):
     words = [f"Kernel {found['kernel']}, a virtual machine with {found['cpus']} CPU, "
              "instructions counted"]
     if "minutes" in found:
-        words.append(f"{found['minutes']:.0f} minutes")
+        words.append(duration([found]))
     if not found["peer"]:
         words.append("the kernel's own target could not be built")
     return "; ".join(words) + ".\n\n"
 
 
-def document(results):
+def figures(names, folder):
+    """None of them without a folder, a path from the document."""
+    if folder is None:
+        return ""
+    return "".join(f".. image:: {os.path.join(folder, name)}\n\n" for name in names)
+
+
+def document(results, plots, folder=None):
+    """plots are their names, {table: names}, and the folder is where they are."""
     parts = [conditions(results["conditions"])]
     for make in (cost, background, counts, commit, fsync, sweep, scale):
-        if make.__name__ in results:
-            parts.append(make(results[make.__name__]))
+        name = make.__name__
+        if name in results:
+            parts.append(make(results[name]) + figures(plots.get(name, ()), folder))
     return "".join(parts)
 
 
-def plain_document(machines):
-    found = machines[0]["conditions"]
-    return (f"Kernel {found['kernel']}; load average of the host at the beginning "
-            f"{found['load_average']:.1f}.\n\n") + plain(machines)
+def plain_document(machines, plots, folder=None):
+    found = [machine["conditions"] for machine in machines]
+    load = max(one["load_average"] for one in found)
+    return (f"Kernel {found[0]['kernel']}; a host with {found[0]['host_cpus']} CPUs and, before "
+            f"each machine, a load average of up to {load:.1f};\n{duration(found)}.\n\n"
+            ) + plain(machines) + figures(plots["plain"], folder)

@@ -19,7 +19,7 @@ from lib.disks import Backing
 from rig import Clone
 
 SIZE_MIB = 256
-RAM_MIB = SIZE_MIB + 32         # a snapshot needs room for more than the data
+RAM_MIB = SIZE_MIB + 64         # a snapshot has more than the data, and so has metadata of 2^31 regions
 IMAGE_SECTORS = 8 * MIB         # metadata is in the first blocks of its device
 RANDOM_PART = 0.3
 THIN_BLOCK_KIB = 64             # the smallest it can
