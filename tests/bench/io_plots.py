@@ -38,9 +38,10 @@ set ylabel "{ylabel}"
 
 POWERS_OF_2 = """set format x "2^{%L}"
 """
-FEW_CPUS = """set xtics (1, 2, 4)
+FROM_ZERO = """unset logscale y
 set yrange [0:]
-unset logscale y
+"""
+FEW_CPUS = FROM_ZERO + """set xtics (1, 2, 4)
 """
 
 
@@ -149,7 +150,7 @@ def commit_us(found):
 def scale_io(rows, folder):
     kinds = [(what, name) for what in SCALE_IO[-2:] for name in ("linear", *CLONES)]
     draw(os.path.join(folder, "io-scale-io.svg"), "Over the size of the device: I/O of 4k",
-         lines("regions", "instructions", POWERS_OF_2),
+         lines("regions", "instructions", POWERS_OF_2 + FROM_ZERO),
          ["", *(f"{NAMES[name]}, {what}" for what, name in kinds)],
          [[2 ** row["exponent"], *(row["results"][name]["io"][what]
                                    if name in row["results"] else math.nan

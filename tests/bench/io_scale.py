@@ -17,8 +17,10 @@ from rig import Clone
 
 COMMIT_WAIT = 10        # s
 COMMIT_ATTEMPTS = 5
+SETTLED = 0.02          # s, longer than a commit goes without writing anything
 CLUSTERED = 1000        # regions of a commit that is measured on devices of any size
 STATUS_CALLS = 5
+FREED = 0.2             # s, what is freed late has been by then
 CHUNKS = 4
 CHUNK_OPERATIONS = 256
 SIZE = 4096             # of small I/O
@@ -68,14 +70,19 @@ def write_region(big, block, number):
 
 
 def await_commit(big, clone, number):
-    """Dirties a region, and has the timer just behind it: no commit comes for a while."""
-    before, deadline = big.blocks_written(), time.monotonic() + COMMIT_WAIT
+    """Dirties one region, has the timer commit it, and that done: then no commit comes
+    for a while."""
     with Block(clone.path) as block:
+        block.flush()
+        before, deadline = big.blocks_written(), time.monotonic() + COMMIT_WAIT
         write_region(big, block, number)
     while big.blocks_written() == before:
         if time.monotonic() > deadline:
             raise OSError(errno.ETIME, "no commit", clone.path)
         time.sleep(0.002)
+    while big.blocks_written() != before:
+        before = big.blocks_written()
+        time.sleep(SETTLED)
 
 
 def make_dirty(big, block, first, nr, scattered):
@@ -166,13 +173,15 @@ def metadata_mib(clone):
 
 
 def activated(big):
-    """The first time, which formats the metadata device, and the second."""
-    before = allocated_kib()
+    """The first time, which formats the metadata device, and the second. The memory is that
+    of the second, when the kernel has in store what it keeps anyway."""
     clone, format_ns = big.timed_clone()
     with clone:
-        found = {"format_ns": format_ns, "memory_kib": allocated_kib() - before,
-                 "metadata_mib": metadata_mib(clone)}
+        found = {"format_ns": format_ns, "metadata_mib": metadata_mib(clone)}
+    time.sleep(FREED)
+    before = allocated_kib()
     clone, found["activate_ns"] = big.timed_clone()
+    found["memory_kib"] = allocated_kib() - before
     return clone, found
 
 

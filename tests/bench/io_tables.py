@@ -201,8 +201,8 @@ def scale(rows):
         "one, MiB.\n\n") + table(
             ["regions", "of", "device", *pairs_of("MiB", "bits a region"), "goal", "metadata"],
             map(scale_memory_row, rows)) + (
-        "Random I/O of 4k, divided by the same through linear, and the fsync that commits one\n"
-        "region and 1000 neighbours, us.\n\n") + table(
+        "Random I/O of 4k, divided by the same through linear, to single regions, hydrated or not,\n"
+        "of a device that is not; and the fsync that commits one region or 1000 neighbours, us.\n\n") + table(
             ["regions", "of", *pairs_of(*SCALE_IO, "commit of 1", "of 1000")],
             map(scale_io_row, rows))
 
@@ -300,9 +300,9 @@ def speed(row, name):
 
 
 def scaling_rows(machines):
+    more = [machine["conditions"]["cpus"] for machine in machines[1:]]
     for (name, load, jobs), rows in by_cpus(machines).items():
-        more = [cpus for cpus in sorted(rows) if cpus > 1]
-        if 1 in rows and jobs > 1 and more:
+        if len(rows) == len(machines) and jobs > 1 and more:
             yield [name, load, jobs] + [
                 f"{speed(rows[cpus], target) / speed(rows[1], target):.2f}"
                 for cpus in more for target in ("linear", *CLONES)
@@ -310,8 +310,7 @@ def scaling_rows(machines):
 
 
 def scaling(machines):
-    more = [machine["conditions"]["cpus"] for machine in machines
-            if machine["conditions"]["cpus"] > 1]
+    more = [machine["conditions"]["cpus"] for machine in machines[1:]]
     names = ["linear", *(NAMES[name] for name in CLONES
                          if name in machines[0]["jobs"][0]["results"])]
     rows = list(scaling_rows(machines))
