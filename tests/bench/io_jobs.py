@@ -14,9 +14,9 @@ import random
 import statistics
 import subprocess
 
+import subjects
 from lib import timing
 from lib.blk import Block
-from subjects import SIZE_MIB
 
 PAIRS = 25
 OPERATIONS = {4: 2048, 1024: 64}
@@ -36,8 +36,9 @@ class Threads:
         self._size = row["size_kib"] << 10
         self._nr = OPERATIONS[row["size_kib"]]
         nr = self._nr * (PAIRS + 1)
-        every = range((SIZE_MIB << 20) // self._size)
-        once = row["op"] == "write" and row["state"] != "hydrated"
+        every = range(subjects.places(row["state"], self._size))
+        once = row["op"] == "write" and row["state"] not in (subjects.HYDRATED,
+                                                             subjects.BUT_ONE)
         chosen = random.Random(3).sample(every, nr) if once else \
             random.Random(3).choices(every, k=nr)
         self._places = [i * self._size for i in chosen]

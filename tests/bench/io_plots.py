@@ -129,7 +129,8 @@ def commit(rows, folder):
          lines("regions", "us"),
          ["", *(f"{NAMES[name]}, {'scattered' if scattered else 'clustered'}"
                 for scattered, name in kinds)],
-         [[nr, *(ns(nr, *kind) for kind in kinds)] for nr in sorted({row["dirty"] for row in rows})])
+         [[nr, *(ns(nr, *kind) for kind in kinds)]
+          for nr in sorted({row["dirty"] for row in rows})])
     return ["io-commit.svg"]
 
 

@@ -201,8 +201,9 @@ def scale(rows):
         "one, MiB.\n\n") + table(
             ["regions", "of", "device", *pairs_of("MiB", "bits a region"), "goal", "metadata"],
             map(scale_memory_row, rows)) + (
-        "Random I/O of 4k, divided by the same through linear, to single regions, hydrated or not,\n"
-        "of a device that is not; and the fsync that commits one region or 1000 neighbours, us.\n\n") + table(
+        "Random I/O of 4k, divided by the same through linear, to regions that are hydrated, or\n"
+        "not, of a device that is not; and the fsync that commits one region or 1000 neighbours,\n"
+        "us.\n\n") + table(
             ["regions", "of", *pairs_of(*SCALE_IO, "commit of 1", "of 1000")],
             map(scale_io_row, rows))
 

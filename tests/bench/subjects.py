@@ -19,13 +19,14 @@ from lib.disks import Backing
 from rig import Clone
 
 SIZE_MIB = 256
-RAM_MIB = SIZE_MIB + 64         # a snapshot has more than the data, and so has metadata of 2^31 regions
+RAM_MIB = SIZE_MIB + 64         # for a snapshot's metadata, or that of 2^31 regions
 IMAGE_SECTORS = 8 * MIB         # metadata is in the first blocks of its device
 RANDOM_PART = 0.3
 THIN_BLOCK_KIB = 64             # the smallest it can
 PREFIX = "bench-io"
 
-UNHYDRATED, HYDRATED, EVERY_OTHER, RANDOM = "unhydrated", "hydrated", "every other", "random 30 %"
+UNHYDRATED, HYDRATED, EVERY_OTHER, RANDOM, BUT_ONE = (
+    "unhydrated", "hydrated", "every other", "random 30 %", "all but one")
 
 
 class Unable(Exception):
@@ -60,7 +61,14 @@ def regions(state, nr):
         return range(0, nr, 2)
     if state == RANDOM:
         return sorted(random.Random(1).sample(range(nr), int(nr * RANDOM_PART)))
+    if state == BUT_ONE:
+        return range(nr - 1)
     return []
+
+
+def places(state, size):
+    """How many of this size there are. The region that is left must stay as it is."""
+    return (SIZE_MIB << 20) // size - (state == BUT_ONE)
 
 
 def hydrate(path, state, region_kib):
