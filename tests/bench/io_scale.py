@@ -15,7 +15,7 @@ from lib import dm, timing
 from lib.blk import Block
 from rig import Clone
 
-COMMIT_WAIT = 10        # s
+COMMIT_WAIT = 60        # s
 COMMIT_ATTEMPTS = 5
 SETTLED = 0.02          # s, longer than a commit goes without writing anything
 CLUSTERED = 1000        # regions of a commit that is measured on devices of any size
