@@ -108,7 +108,7 @@ help:
 #:   make soak       everything at once and for long; last line: N passed, N failed
 #:   make bench      count what I/O costs, beside dm-linear, the kernel's own target and
 #:                   others, in about 15 minutes: tables, and build/bench/io.json, io.rst
-#:                   and io-*.svg; BENCH=--plain measures time instead
+#:                   and io-*.svg; BENCH=--plain measures time instead, on 1, 2 and 4 CPUs
 #:   make bench-hydration   measure hydration beside the kernel's own target, in about
 #:                   20 minutes: tables, and build/bench/hydration.json and .rst
 #:   make shell      a shell in a virtual machine where the module is loaded
