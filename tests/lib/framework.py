@@ -17,7 +17,8 @@ combination; a dict gives the values names:
 Each test runs in a child of its own, so that the parent can watch it, tell why
 it hangs, and clean up behind it. A test fails when it raises, when it takes
 longer than its limit, when it leaves a device behind, and when the kernel
-complains meanwhile.
+complains meanwhile. It is run again, a few times, only if it says by itself that
+it has missed the situation it is about (lib/errors.py).
 """
 
 import itertools
@@ -31,10 +32,11 @@ import traceback
 import zlib
 
 from lib import kmsg, sweep
-from lib.errors import Failure, Skip
+from lib.errors import Failure, Missed, Skip
 
 DEFAULT_LIMIT = 120             # seconds
 EXIT_LIMIT = 15                 # from the end of a test to that of its process
+TRIES = 5                       # of a test that misses what it is about
 
 _tests = []
 
@@ -102,7 +104,7 @@ def load_suite(folder):
 
 class Result:
     def __init__(self, outcome, text="", notes=()):
-        self.outcome = outcome          # pass, fail, skip, defect
+        self.outcome = outcome          # pass, fail, skip, defect; missed, for a while
         self.text = text
         self.notes = notes
         self.fatal = False              # nothing can run after this
@@ -117,7 +119,7 @@ def _where(error):
 
 
 def _describe(error):
-    if isinstance(error, Failure):
+    if isinstance(error, (Failure, Missed)):
         return f"{_where(error)}: {error}"
     if isinstance(error, (OSError, AssertionError)):
         return f"{_where(error)}: {type(error).__name__}: {error}"
@@ -132,6 +134,8 @@ def _child(t, make_context, pipe):
         t.fn(context, **t.args)
     except Skip as reason:
         outcome, text = "skip", str(reason)
+    except Missed as error:
+        outcome, text = "missed", _describe(error)
     except BaseException as error:      # whatever it is, it is the result
         outcome, text = "fail", _describe(error)
 
@@ -171,19 +175,20 @@ def _reap(pid, limit):
     return False
 
 
-def _end_child(pid, result):
+def _end_child(pid, result, patience):
     """Sees the child off; adds to the result what keeps it."""
-    if _reap(pid, EXIT_LIMIT):
+    if _reap(pid, EXIT_LIMIT * patience):
         return
     stuck = sweep.blocked_tasks()
     result.outcome = "fail"
     result.text += f"\nthe test ended, its process does not:\n{stuck}"
     sweep.open_gates()
     os.kill(pid, signal.SIGKILL)
-    result.fatal = not _reap(pid, EXIT_LIMIT)
+    result.fatal = not _reap(pid, EXIT_LIMIT * patience)
 
 
-def _run_in_child(t, make_context, limit):
+def _run_in_child(t, make_context, patience):
+    limit = t.limit * patience
     read_end, write_end = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
@@ -202,7 +207,7 @@ def _run_in_child(t, make_context, limit):
                         sweep.blocked_tasks(pid))
         sweep.open_gates()
         os.kill(pid, signal.SIGKILL)
-    _end_child(pid, result)
+    _end_child(pid, result, patience)
     return result
 
 
@@ -213,12 +218,28 @@ def _add_failure(result, text):
 
 
 def run_test(t, make_context, log, peer=False, patience=1):
-    """Runs one test with all that surrounds it."""
+    """Runs one test with all that surrounds it; again if it missed its subject."""
     if peer and t.ours:
         return Result("skip", f"not for the kernel's own target: {t.ours}")
 
+    missed = []
+    while True:
+        result = _try(t, make_context, log, peer, patience)
+        if result.outcome != "missed":
+            break
+        missed.append(result.text)
+        if len(missed) == TRIES:
+            result.outcome = "fail"
+            result.text = f"missed what it is about {TRIES} times:\n" + "\n".join(missed)
+            return result
+    if missed:
+        result.notes = [*result.notes, f"missed what it is about {len(missed)} times before"]
+    return result
+
+
+def _try(t, make_context, log, peer, patience):
     log.mark(f"tests: {t.name}")
-    result = _run_in_child(t, make_context, t.limit * patience)
+    result = _run_in_child(t, make_context, patience)
 
     if not result.fatal:
         left = sweep.sweep()

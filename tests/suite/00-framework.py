@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tests' own tools, on plain devices: what cannot fail proves nothing."""
 
+import os
 import time
 
-from lib import blk, metadata
+from lib import blk, dm, framework, kmsg, metadata
 from lib.blk import MIB, Model, RandomIo
-from lib.errors import Failure
+from lib.context import Context
+from lib.errors import Failure, Missed
 from lib.framework import test
 
 
@@ -143,3 +145,78 @@ def _(t):
     # The check value of CRC-32C is for the inverted result.
     if metadata.crc32c(b"123456789") ^ 0xffffffff != 0xe3069283:
         raise Failure("it is not")
+
+
+def outcome_of(t, fn, peer=False):
+    """How a test ends that does this, and how often it was run."""
+    log = kmsg.Log()
+    runs = f"/tmp/runs-{os.getpid()}"
+
+    def body(inner):
+        with open(runs, "a", encoding="ascii") as f:
+            f.write("x")
+        with open(runs, encoding="ascii") as f:
+            fn(inner, len(f.read()))
+
+    def make_context(inner):
+        return Context(inner, t.seed, t.patience, peer)
+
+    inner = framework.Test("00-framework", "a test in a test", body, {}, 60, "a defect", None)
+    # It sweeps up all there is: the outer test must have no devices.
+    result = framework.run_test(inner, make_context, log, peer, t.patience)
+    with open(runs, encoding="ascii") as f:
+        nr = len(f.read())
+    os.unlink(runs)
+    return result, nr
+
+
+def must_end(found, outcome, runs, *words):
+    result, nr = found
+    said = result.text + "; ".join(result.notes)
+    if (result.outcome, nr) != (outcome, runs) or not all(word in said for word in words):
+        raise Failure(f"{result.outcome} after {nr} runs: {said}")
+
+
+@test("a test that misses what it is about is run again, and says so")
+def _(t):
+    def third_time_lucky(_, run):
+        if run < 3:
+            raise Missed("too quick")
+
+    must_end(outcome_of(t, third_time_lucky), "pass", 3, "missed", "2 times")
+    must_end(outcome_of(t, lambda inner, run: None), "pass", 1)
+
+
+@test("a test that never gets to what it is about fails")
+def _(t):
+    def never(_, run):
+        raise Missed(f"run {run}: too quick")
+
+    must_end(outcome_of(t, never), "fail", framework.TRIES, "missed",
+             *(f"run {run + 1}: too quick" for run in range(framework.TRIES)))
+    # And it does not show the known defect of another target.
+    must_end(outcome_of(t, never, peer=True), "fail", framework.TRIES)
+
+
+@test("a test that fails is not run again, whatever it missed before")
+def _(t):
+    def fails(_, run):
+        raise Failure("wrong data")
+
+    def misses_then_fails(_, run):
+        if run == 1:
+            raise Missed("too quick")
+        raise Failure("wrong data")
+
+    def misses_and_changes_its_source(inner, _):
+        inner.source(MIB).block.put(8, 8, 77)
+        raise Missed("too quick")
+
+    def misses_and_leaves_a_mess(inner, _):
+        dm.Device(inner.name("mess"))
+        raise Missed("too quick")
+
+    must_end(outcome_of(t, fails), "fail", 1, "wrong data")
+    must_end(outcome_of(t, misses_then_fails), "fail", 2, "wrong data", "missed")
+    must_end(outcome_of(t, misses_and_changes_its_source), "fail", 1, "the source has changed")
+    must_end(outcome_of(t, misses_and_leaves_a_mess), "fail", 1, "left behind")
