@@ -42,11 +42,11 @@ CACHE = os.path.join(PROJECT, "build", "vm")
 
 COMPLAINED, DIED, STALLED, TIME_UP, UNUSABLE = 120, 121, 122, 124, 125
 
-BOOT_LIMIT = 180    # a debug kernel on a busy machine takes more than a minute
+BOOT_LIMIT = 300    # a debug kernel on a busy machine takes more than a minute
 PROBE_LIMIT = 25
 # A sign of life comes every five seconds. What hangs in the machine, but for all
 # of it, is noticed there: by the kernel's watchdogs, and by what runs the tests.
-STALL_LIMIT = 150
+STALL_LIMIT = 240
 LOG_TAIL = 30
 
 KERNEL_OPTIONS = """

@@ -8,10 +8,10 @@ import subprocess
 import threading
 import time
 
-from lib import disks, dm, sweep
+from lib import disks, dm, speed, sweep
 from lib.blk import FIRST_FREE, FORMER, MIB, SOURCE, check_stamp
 from lib.clone import Clone
-from lib.errors import Failure, Skip
+from lib.errors import Failure, Missed, Skip
 from lib.trace import Trace
 
 KIB = 2                         # in sectors
@@ -45,7 +45,8 @@ class Job:
     def wait(self, timeout=20, what="a call in the background"):
         """The call's value, or the error it raised."""
         if not self.join(timeout * self._context.patience):
-            raise Failure(f"{what} has not ended after {timeout} s")
+            raise Failure(f"{what} has not ended after "
+                          f"{timeout * self._context.patience:.0f} s")
         if self._error:
             raise self._error
         return self._value
@@ -81,6 +82,16 @@ class Context:
     def skip(self, reason):
         raise Skip(reason)
 
+    def midway(self, *clones):
+        """What follows is about clones whose hydration is under way."""
+        for clone in clones:
+            if clone.status().done:
+                raise Missed(f"hydration was over too early: {clone.status().text}")
+
+    def rate(self, progress, seconds=3, limit=30):
+        """How much further progress() gets in a second, see lib/speed.py."""
+        return speed.rate(progress, seconds, limit)
+
     def stamp(self):
         self._next_stamp += 1
         return self._next_stamp
@@ -106,11 +117,11 @@ class Context:
             if value:
                 return value
             if time.monotonic() > deadline:
-                raise Failure(f"{what}: not within {timeout} s")
+                raise Failure(f"{what}: not within {timeout * self.patience:.0f} s")
             time.sleep(0.02)
 
     def within(self, seconds, fn, what):
-        """Runs a call that must not take longer than this."""
+        """Runs a call that must not wait for ever. It is no measure of its time."""
         return self.background(fn).wait(seconds, what)
 
     def fails(self, fn, *numbers, what="this"):

@@ -28,6 +28,7 @@ ARENA_KIB = 1 << 20
 LOOP_CONTROL = "/dev/loop-control"
 LOOP_CTL_GET_FREE, LOOP_SET_FD, LOOP_CLR_FD = 0x4C82, 0x4C00, 0x4C01
 LOOP_SET_DIRECT_IO = 0x4C08
+FOREVER = 60 * 60 * 1000        # ms; nothing waits so long
 
 
 def modprobe(*args):
@@ -168,6 +169,22 @@ class Disk:
     def release(self):
         self.device.resume(noflush=True)
         self.held = False
+
+    def hold_from(self, first, delay=0):
+        """I/O to this sector and those behind it waits until there is another mood;
+        the rest takes so many ms."""
+        self._swap(self._delayed(0, first, delay) +
+                   self._delayed(first, self.sectors - first, FOREVER, FOREVER))
+
+    def hold_writes(self):
+        """Writes and flushes wait until there is another mood; reads do not."""
+        self._swap(self._delayed(0, self.sectors, 0, FOREVER))
+
+    @property
+    def waiting(self):
+        """How many bios hold_writes() or hold_from() holds, or a delay."""
+        return sum(int(word) for row in self.device.status_lines(noflush=True)
+                   for word in row[3].split())
 
     def fail(self):
         """All I/O fails. (Flushes are not seen by an error table.)"""

@@ -112,13 +112,14 @@ class Trace:
         _put("trace", "")
         for event in self.events:
             _put(f"events/block/{event}/filter", wanted)
-        _put("tracing_on", 1)
+        # Nothing is counted outside of the time that is told.
         self.started = time.monotonic()
+        _put("tracing_on", 1)
         return self
 
     def __exit__(self, *_):
-        self.seconds = time.monotonic() - self.started
         _put("tracing_on", 0)
+        self.seconds = time.monotonic() - self.started
         for event in self.events:
             _put(f"events/block/{event}/filter", NOTHING)
         with open(f"{INSTANCE}/trace", encoding="ascii", errors="replace") as f:
