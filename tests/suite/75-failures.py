@@ -61,12 +61,13 @@ def _(t):
       limit=90, defect=LOST)
 def _(t):
     clone = t.clone(region=8, size=4 * MIB, active=False,
-                    core={"hydration_threshold": 16, "hydration_batch_size": 4})
-    clone.source.delay(5)
+                    core={"hydration_threshold": 4, "hydration_batch_size": 1})
+    clone.source.delay(40)
     clone.activate()
     load = t.load(clone, threads=4, errors_ok=True, max_sectors=64)
     t.let_run(load, 60)
     clone.meta.fail_writes()
+    t.midway(clone)                             # else there is nothing to commit
     clone.until_mode("ro|Fail")
     time.sleep(1)
     load.stop()
@@ -129,10 +130,11 @@ def _(t):
 def _(t):
     clone = t.clone(region=8, size=4 * MIB, active=False,
                     core={"hydration_threshold": 2, "hydration_batch_size": 1})
-    clone.source.delay(20)
+    clone.source.hold_from(2 * MIB, delay=20)
     clone.activate()
     clone.until(lambda s: s.hydrated, "some hydration")
     clone.meta.fail()
+    clone.source.delay(20)
     clone.until_mode("ro|Fail", 20)
     t.within(10, clone.deactivate, "removal")
 
@@ -307,12 +309,16 @@ def _(t):
 def _(t):
     clone = t.clone(region=8, size=4 * MIB, active=False,
                     core={"hydration_threshold": 8, "hydration_batch_size": 4})
-    clone.source.delay(3)
+    # However slow this test is: it can't be over before the source has failed.
+    clone.source.hold_from(2 * MIB, delay=3)
     clone.activate()
     clone.until(lambda s: s.hydrated > 20, "some hydration")
     clone.source.fail()
-    clone.put(MIB, 16)
-    time.sleep(1.5)
+    clone.put(3 * MIB, 16)
+    if t.peer:
+        time.sleep(1.5)
+    else:
+        t.until(lambda: clone.stats()["read_errors"], "errors of the source")
     if clone.status().done or clone.mode() != "rw":
         raise Failure(clone.status().text)
     clone.source.heal()
@@ -415,11 +421,17 @@ def _(t, kind):
 def _(t):
     clone = t.clone(region=8, size=4 * MIB, active=False,
                     core={"hydration_threshold": 8, "hydration_batch_size": 4})
-    clone.source.delay(3)
+    clone.source.hold_from(2 * MIB, delay=3)
     clone.activate()
     clone.until(lambda s: s.hydrated > 20, "some hydration")
     clone.dest.fail_range(2 * MIB, 2 * MIB)
-    time.sleep(1.5)
+    clone.source.delay(3)
+    if t.peer:
+        time.sleep(1.5)
+    else:
+        t.until(lambda: clone.stats()["write_errors"], "errors of the destination")
+    if clone.status().done or clone.mode() != "rw":
+        raise Failure(clone.status().text)
     clone.dest.heal()
     clone.source.heal()
     clone.enable_hydration()
