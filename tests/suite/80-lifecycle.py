@@ -6,14 +6,14 @@ import time
 
 from lib import dm, metadata
 from lib.blk import MIB, SOURCE, Block
-from lib.errors import Failure
+from lib.errors import Failure, Missed
 from lib.framework import test
 
 STALE = "a table that was loaded before a write does not know of it"
 
 
-def slowly_copying(t, delay=10, threshold=4, **args):
-    """A clone that hydrates, but not too fast for the test."""
+def slowly_copying(t, delay=40, threshold=4, **args):
+    """A clone that hydrates, for ten seconds: t.midway() to be sure that it still does."""
     args.setdefault("size", 4 * MIB)
     clone = t.clone(region=8, active=False, core={"hydration_threshold": threshold,
                                                   "hydration_batch_size": 1}, **args)
@@ -29,6 +29,7 @@ def _(t):
         clone = slowly_copying(t)
         t.within(10, lambda c=clone, n=noflush: c.device.suspend(noflush=n), "suspend")
         stopped = clone.status()
+        t.midway(clone)
         if stopped.hydrating:
             raise Failure(f"copies in flight in a suspended device: {stopped.text}")
         with t.trace(clone.source, clone.dest) as trace:
@@ -61,6 +62,7 @@ def _(t):
 def _(t, how):
     clone = slowly_copying(t)
     clone.device.suspend(noflush=how)
+    t.midway(clone)
     for noflush in False, True:
         t.within(10, lambda n=noflush: clone.device.status(noflush=n), "status")
     t.within(10, clone.device.table, "table")
@@ -187,6 +189,8 @@ def _(t):
     clone = slowly_copying(t)
     clone.device.load(clone.table())
     seen = clone.status().hydrated
+    if seen + 20 >= clone.regions:
+        raise Missed("hydration was over too early")
     clone.until(lambda s: s.hydrated > seen + 20, "more hydration")
     clone.put(0, 8)
     seen = clone.status().hydrated
@@ -258,10 +262,13 @@ def _(t):
 
 @test("removal in the middle of hydration takes no longer than what is in flight")
 def _(t):
-    clone = slowly_copying(t, delay=100)
+    clone = slowly_copying(t, delay=200)        # for a minute
+    t.midway(clone)
     t.within(10, clone.deactivate, "removal")
     clone.source.heal()
-    clone.check_left_behind()
+    bitmap = clone.check_left_behind()
+    if metadata.weight(bitmap, clone.regions) == clone.regions:
+        raise Failure("it has taken as long as hydration")
     clone.activate()
     clone.until_hydrated()
     clone.check()
@@ -369,7 +376,7 @@ def _(t):
 @test("everything at once: load, suspend, reload, messages, status, for a while",
       limit=120, defect=STALE)
 def _(t):
-    clone = slowly_copying(t, delay=3, size=8 * MIB, kind="null")
+    clone = slowly_copying(t, delay=5, size=8 * MIB, kind="null")
     load = t.load(clone, threads=6)
     end = time.monotonic() + 10
     steps = 0
