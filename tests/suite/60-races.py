@@ -89,12 +89,12 @@ def _(t):
 def _(t):
     clone = copying(t, region=8, size=MIB)
     clone.put(MIB - 64, 32)
-    clone.meta.hold()
+    clone.meta.hold_writes()
     clone.put(MIB - 24, 8)
-    time.sleep(1.3)                             # a commit has begun, and hangs
+    t.until(lambda: clone.meta.waiting, "a commit that hangs")
     t.within(10, lambda: clone.get(MIB - 64, 32), "a read")
     t.within(10, lambda: clone.put(MIB - 64, 8), "a write to a hydrated region")
-    clone.meta.release()
+    clone.meta.heal()
     finish(clone)
 
 

@@ -198,31 +198,54 @@ def _(t):
     clone = t.idle_clone()
     settle(clone)
 
-    def write_and_wait():
-        clone.put(64, 8)
-        time.sleep(2.5)
+    def on_disk(region):
+        sb = metadata.read(clone.meta.block)
+        return metadata.bit(sb.bitmap(clone.meta.block, clone.regions), region)
 
-    n = commits(t, clone, write_and_wait)
-    if n != 1:
-        raise Failure(f"{n} commits in 2.5 s, for one write at their beginning")
+    # A machine that stands still makes it late: one of these must be in time.
+    latencies = []
+    for region in range(8, 13):
+        def write_and_wait():
+            began = time.monotonic()
+            clone.put(region * 8, 8)
+            t.until(lambda: on_disk(region), "the commit")
+            latencies.append(time.monotonic() - began)
+            time.sleep(1.3)
+
+        n = commits(t, clone, write_and_wait)
+        if n != 1:
+            raise Failure(f"{n} commits for one write")
+        if latencies[-1] < 2.5:
+            break
+    t.note(", ".join(f"{seconds:.1f} s" for seconds in latencies))
+    if min(latencies) >= 2.5:
+        raise Failure(f"committed after {latencies} s")
 
 
 @test("a writer without flushes gets a commit a second, not more")
 def _(t):
-    clone = t.idle_clone(size=8 * MIB)
+    clone = t.idle_clone(size=16 * MIB)
     settle(clone)
+    regions = iter(range(clone.regions))
 
     def write_for_4_seconds():
-        end, sector = time.monotonic() + 4, 0
+        end = time.monotonic() + 4
         while time.monotonic() < end:
-            clone.put(sector, 8)
-            sector += 8
+            clone.put(8 * next(regions), 8)
             time.sleep(0.02)
 
-    n = commits(t, clone, write_for_4_seconds)
-    if not 2 <= n <= 6:
-        raise Failure(f"{n} commits in 4 s")
-    t.note(f"{n} commits in 4 s")
+    # A machine that stands still makes them fewer: not each time.
+    for _ in range(5):
+        with t.trace(clone.meta) as trace:
+            write_for_4_seconds()
+        n = len(trace.commits(clone.meta.number))
+        t.note(f"{n} commits in {trace.seconds:.1f} s")
+        if n > trace.seconds + 2:
+            raise Failure(f"{n} commits in {trace.seconds:.1f} s")
+        if n >= 2:
+            break
+    else:
+        raise Failure("too few commits")
 
 
 @test("nothing is written to the metadata when nothing has changed")
@@ -249,7 +272,7 @@ def _(t):
                          core={"hydration_threshold": 2, "hydration_batch_size": 1})
     clone.put(0, 512)
     settle(clone)
-    clone.source.delay(10)
+    clone.source.delay(40)
     clone.enable_hydration()
     clone.until(lambda s: s.hydrated > 70, "some hydration")
     with t.trace(clone.meta) as trace:
@@ -257,8 +280,7 @@ def _(t):
             clone.put(8 * (i % 60), 8)
             clone.flush()
             time.sleep(0.1)
-    if clone.status().done:
-        raise Failure("hydration was too quick for this test")
+    t.midway(clone)
     n = len(trace.commits(clone.meta.number))
     t.note(f"{n} commits for 20 flushes in {trace.seconds:.1f} s")
     if n > trace.seconds + 1.5:
@@ -303,6 +325,7 @@ def _(t):
     clone.enable_hydration()
     region = 0
     for _ in range(20):
+        t.midway(clone)
         status = clone.until(lambda s, r=region: s.hydrated > r, "the next region")
         region = status.hydrated - 1        # copied in order, not yet committed
         clone.put(region * 8 + t.rng.randrange(8), 1)
@@ -316,12 +339,12 @@ def _(t):
 def _(t):
     clone = t.idle_clone(region=8)
     settle(clone)
+    clone.meta.hold_writes()
     clone.put(64, 8)
-    clone.meta.hold()
-    time.sleep(1.5)                         # the timer's commit has begun
+    t.until(lambda: clone.meta.waiting, "the timer's commit")
     flush = t.background(clone.flush)
     flush.must_block(0.5, "a flush that meets a commit")
-    clone.meta.release()
+    clone.meta.heal()
     flush.wait()
     sb = metadata.read(clone.meta.block)
     if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), 8):
@@ -353,12 +376,12 @@ def _(t):
 def _(t):
     clone = t.idle_clone(region=8)
     settle(clone)
+    clone.meta.hold_writes()
     clone.put(64, 8)
-    clone.meta.hold()
-    time.sleep(1.5)
+    t.until(lambda: clone.meta.waiting, "the timer's commit")
     write = t.background(lambda: clone.put(800, 8, fua=True))
     write.must_block(0.5, "a write with FUA that meets a commit")
-    clone.meta.release()
+    clone.meta.heal()
     write.wait()
     sb = metadata.read(clone.meta.block)
     if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), 100):
@@ -491,6 +514,8 @@ def _(t):
 def _(t):
     clone = t.clone(region=8)
     clone.until_hydrated()
+    if not t.peer:
+        t.until(lambda: clone.stats()["state"] == "done", "the end")
     settle(clone)
     time.sleep(1.0)
     with t.trace(clone.meta, clone.dest, clone.source) as trace:
