@@ -32,9 +32,8 @@ from lib.errors import Failure
 
 REGIONS = 12                    # of each clone; the last one is short
 LARGEST = 32                    # sectors of the largest region
-FOREVER = 10 * 60 * 1000        # ms; nothing waits so long
 
-QUICK = 3                       # seconds for what must not wait at all
+QUICK = 10                      # seconds for what must not wait at all
 PATIENT = 15                    # seconds for what may wait, once it may go on
 
 
@@ -85,10 +84,10 @@ class Rig:
         disk._swap([(0, disk.sectors, "delay", " ".join(lines))])
 
     def delay_writes(self, disk):
-        self._delay(disk, FOREVER, 0)
+        self._delay(disk, disks.FOREVER, 0)
 
     def delay_flushes(self, disk):
-        self._delay(disk, 0, FOREVER)
+        self._delay(disk, 0, disks.FOREVER)
 
 
 def delayed(disk):
@@ -309,13 +308,13 @@ class Pair:
 
     def _check_crash(self):
         """All was flushed: so it is all there if the power goes now."""
-        for attempt in range(3):
+        for attempt in range(20):
             try:
                 self.clone.check_left_behind()
                 return
             except Failure as error:
                 # A commit of copies may have met the reading of its blocks.
-                if "checksum" not in str(error) or attempt == 2:
+                if "checksum" not in str(error) or attempt == 19:
                     raise
 
     def _survive(self):
@@ -392,7 +391,7 @@ class Hold:
             pair.t.until(lambda: delayed(disk), f"{self.name} in flight")
         elif self.own:
             pair.clone.until(lambda s: s.hydrating, "a copy in flight")
-        elif self.on == "source" or self.on == "dest":
+        else:
             pair.t.until(lambda: in_flight(pair.clone.device),
                          f"{self.name} in flight")
 

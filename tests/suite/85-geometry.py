@@ -254,6 +254,8 @@ def _(t):
     active = vmalloc_used() - before
     device.message(f"skip 0 {size}")
     t.until(lambda: "state=done" in device.message("stats"), "the end", timeout=120)
+    # It is given back by a worker.
+    t.until(lambda: vmalloc_used() - before <= 512, "its memory")
     done = vmalloc_used() - before
     device.remove()
     device = t.mapped([(0, size, "clone", line)], "big")
