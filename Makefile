@@ -120,7 +120,7 @@ help:
 #:                   that are private to drivers/md
 #:   W=1, C=2        more warnings; sparse, as in every kernel build
 #:   TESTS=          with make check: only tests with this in their names
-#:   CHECK_TIMEOUT=  with make check: the time limit in seconds (2100)
+#:   CHECK_TIMEOUT=  with make check: the time limit in seconds (4200)
 #:   CHECK_MACHINES= with make check: how many virtual machines share the tests (2)
 #:   SEED=           with make check-fuzz, check-crash and soak: repeat an earlier run
 #:   STATES=         with make check-crash: how many states (20000)

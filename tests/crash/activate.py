@@ -27,7 +27,7 @@ from lib.blk import SOURCE, Block  # noqa: E402
 from record import load_modules, mapped  # noqa: E402
 from states import find, load_library  # noqa: E402
 
-HYDRATION_LIMIT = 60
+HYDRATION_LIMIT = 240
 LARGE = 200000                  # sectors
 
 

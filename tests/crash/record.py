@@ -46,7 +46,7 @@ LOG_SLICE = 128 * MIB            # in sectors; as in run
 OPS = ("write", "fua", "discard", "zero", "punch", "flush", "read")
 FIRST_NUMBER = 16
 LATER_NUMBERS = 1 << 22
-ROUND_LIMIT = 60
+ROUND_LIMIT = 240
 
 SYNC = {
     "heavy": {"write": 40, "fua": 12, "discard": 4, "zero": 3, "punch": 3,
@@ -234,7 +234,7 @@ class Nvme:
             answer = dict(word.split("=") for word in f.read(4096).decode().strip().split(","))
         self.controller = f"/sys/class/nvme/nvme{answer['instance']}"
         self.path = f"/dev/nvme{answer['instance']}n1"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (os.path.exists(self.path) and self._sectors()):
             if time.monotonic() > deadline:
                 raise SystemExit("record: no NVMe device appeared")
