@@ -194,7 +194,7 @@ class Clone:
         if image.region_size != self.region or image.target_size != self.size:
             raise Failure(f"the metadata tells of {image.target_size} sectors in "
                           f"regions of {image.region_size}")
-        bitmap = image.bitmap(self.meta.block, self.regions)
+        bitmap = metadata.live_bitmap(self.meta.block, self.regions)
         self.model.check_offline(self.source.block, self.dest.block, bitmap,
                                  self.region)
         return bitmap

@@ -115,6 +115,23 @@ class _Bitset:
         return bitmap[:bytes_needed]
 
 
+def live_bitmap(block, regions):
+    """The bitmap on the device of a clone that may be committing meanwhile."""
+    for _ in range(50):
+        before = block.read(0, 8)
+        error = bitmap = None
+        try:
+            bitmap = read(block).bitmap(block, regions)
+        except Failure as failure:
+            error = failure
+        # What the superblock refers to is there until the second commit after it.
+        if block.read(0, 8) == before:
+            if error:
+                raise error
+            return bitmap
+    raise Failure("the metadata does not stop changing")
+
+
 def bit(bitmap, number):
     return bitmap[number // 8] >> number % 8 & 1
 

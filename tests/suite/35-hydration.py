@@ -117,7 +117,7 @@ def _(t, rate, region):
     clone = t.clone(region=region, size=64 * MIB, active=False,
                     core={"hydration_rate": rate})
     clone.activate()
-    clone.until(lambda s: s.hydrating, "the beginning")
+    clone.until(lambda s: s.hydrating or s.hydrated, "the beginning")
     # Of the source, since a region counts when it is copied as a whole.
     found = t.rate(lambda: sectors_read(clone.source) / 2, limit=14)
     read = sectors_read(clone.source) / 2
@@ -146,7 +146,7 @@ def _(t):
                                   "zero": 0, "flush": 0})
     io.start()
     clone.enable_hydration()
-    clone.until(lambda s: s.hydrating, "the beginning")
+    clone.until(lambda s: s.hydrating or s.hydrated, "the beginning")
     found = t.rate(lambda: clone.status().hydrated * 4, limit=20)
     done = clone.status().done
     io.stop()

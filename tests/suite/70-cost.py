@@ -150,6 +150,11 @@ def commits(t, clone, fn):
     return len(trace.commits(clone.meta.number))
 
 
+def on_disk(clone, region):
+    """What is on the metadata device says that the region is hydrated."""
+    return metadata.bit(metadata.live_bitmap(clone.meta.block, clone.regions), region)
+
+
 def settle(clone):
     """Waits until nothing is left to commit."""
     clone.flush()
@@ -176,9 +181,7 @@ def _(t):
     for region in 3, 77, 500:
         clone.put(region * 8, 8)
         clone.flush()
-        sb = metadata.read(clone.meta.block)
-        bitmap = sb.bitmap(clone.meta.block, clone.regions)
-        if not metadata.bit(bitmap, region):
+        if not on_disk(clone, region):
             raise Failure(f"region {region} is not hydrated on disk")
 
 
@@ -187,9 +190,7 @@ def _(t):
     clone = t.idle_clone(region=8)
     for region, nr in (3, 8), (77, 3), (500, 8):
         clone.put(region * 8, nr, fua=True)
-        sb = metadata.read(clone.meta.block)
-        bitmap = sb.bitmap(clone.meta.block, clone.regions)
-        if not metadata.bit(bitmap, region):
+        if not on_disk(clone, region):
             raise Failure(f"region {region} is not hydrated on disk")
 
 
@@ -198,17 +199,13 @@ def _(t):
     clone = t.idle_clone()
     settle(clone)
 
-    def on_disk(region):
-        sb = metadata.read(clone.meta.block)
-        return metadata.bit(sb.bitmap(clone.meta.block, clone.regions), region)
-
     # A machine that stands still makes it late: one of these must be in time.
     latencies = []
     for region in range(8, 13):
         def write_and_wait():
             began = time.monotonic()
             clone.put(region * 8, 8)
-            t.until(lambda: on_disk(region), "the commit")
+            t.until(lambda: on_disk(clone, region), "the commit")
             latencies.append(time.monotonic() - began)
             time.sleep(1.3)
 
@@ -297,8 +294,7 @@ def _(t):
         region = 2000 - 10 * i
         clone.put(region * 8 + 2, 3)
         clone.flush()
-        sb = metadata.read(clone.meta.block)
-        if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), region):
+        if not on_disk(clone, region):
             raise Failure(f"region {region} is not hydrated on disk")
 
 
@@ -309,8 +305,7 @@ def _(t):
     clone.put(0, 8)
     clone.put(77, 3)
     clone.flush()
-    sb = metadata.read(clone.meta.block)
-    bitmap = sb.bitmap(clone.meta.block, clone.regions)
+    bitmap = metadata.live_bitmap(clone.meta.block, clone.regions)
     for region in 0, 9:
         if not metadata.bit(bitmap, region):
             raise Failure(f"region {region} is not hydrated on disk")
@@ -330,8 +325,7 @@ def _(t):
         region = status.hydrated - 1        # copied in order, not yet committed
         clone.put(region * 8 + t.rng.randrange(8), 1)
         clone.flush()
-        sb = metadata.read(clone.meta.block)
-        if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), region):
+        if not on_disk(clone, region):
             raise Failure(f"region {region} is not hydrated on disk")
 
 
@@ -346,8 +340,7 @@ def _(t):
     flush.must_block(0.5, "a flush that meets a commit")
     clone.meta.heal()
     flush.wait()
-    sb = metadata.read(clone.meta.block)
-    if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), 8):
+    if not on_disk(clone, 8):
         raise Failure("the region is not hydrated on disk")
 
 
@@ -383,8 +376,7 @@ def _(t):
     write.must_block(0.5, "a write with FUA that meets a commit")
     clone.meta.heal()
     write.wait()
-    sb = metadata.read(clone.meta.block)
-    if not metadata.bit(sb.bitmap(clone.meta.block, clone.regions), 100):
+    if not on_disk(clone, 100):
         raise Failure("the region is not hydrated on disk")
 
 
@@ -497,8 +489,7 @@ def _(t):
     with t.trace(clone.device, clone.meta) as trace:
         overwrite_with_fua(f"{where}/file", 8)
         time.sleep(0.05)
-        sb = metadata.read(clone.meta.block)
-        bitmap = sb.bitmap(clone.meta.block, clone.regions)
+        bitmap = metadata.live_bitmap(clone.meta.block, clone.regions)
     t.umount(where)
 
     fua = [b for b in trace.of(clone.device.number, "W") if b.fua and not b.flush]
