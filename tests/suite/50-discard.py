@@ -195,7 +195,8 @@ def _(t, how):
     else:
         clone.source.hold()
     clone.activate()
-    clone.until(lambda s: s.hydrating, "a copy in flight")
+    clone.until(lambda s: s.hydrating or s.done, "a copy in flight")
+    t.midway(clone)
     discard = t.background(lambda: clone.discard(0, 64))
     if how == "hold" and not discard.join(0.5):
         clone.source.release()                  # the discard waits for the copy
