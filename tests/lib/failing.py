@@ -213,11 +213,11 @@ class Case:
         if self.stage.before == "nothing":
             return
         self.clone.activate()
+        self.began = time.monotonic()           # and the clock does
         self.flushed_stamp = self.clone.put(*FLUSHED)
         self.clone.flush()
         if not self.stage.before:
             self.commits_before = self.stats("commits")
-        self.pending_since = time.monotonic()
         self.clone.put(*PENDING)
         if self.stage.before:
             self.clone.deactivate()
@@ -235,7 +235,7 @@ class Case:
         """A commit by the clock has failed, maybe before what was to be done."""
         return self.expected.mode != "rw" and self.stage.changes and \
             self.stage.name not in self.expected.fails and \
-            time.monotonic() - self.pending_since > COMMIT_PERIOD and \
+            time.monotonic() - self.began > COMMIT_PERIOD and \
             self.clone.mode() != "rw"
 
     def _get_there(self):

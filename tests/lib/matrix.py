@@ -370,10 +370,6 @@ class Hold:
     def begin(self, pair):
         rig = pair.rig
         pair.write_first(4, 5, flush=pair.region > 8)
-        if self.on in ("meta", "superblock", "flush"):
-            # Something to commit, and that a flush has to wait for.
-            pair.write_first(2, 4, flush=False)
-
         if self.own:
             pair.clone.close_block()
         if self.on == "superblock":
@@ -382,6 +378,10 @@ class Hold:
             rig.delay_flushes(rig.dest)
         else:
             self.device(rig).hold()
+        if self.on in ("meta", "superblock", "flush"):
+            # Something to commit, and that a flush has to wait for; the clock can't
+            # have committed it before the flush comes.
+            pair.write_first(2, 4, flush=False)
         self._start(pair)
         self._wait(pair)
 

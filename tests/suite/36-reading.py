@@ -330,8 +330,8 @@ def _(t):
 @test("reads go on when the metadata has failed", ours=OURS)
 def _(t):
     clone = reading_clone(t, 8)
-    clone.put(0, 8)
     clone.meta.fail()
+    clone.put(0, 8)
     t.fails(clone.flush, errno.EIO, what="a flush")
     if clone.get(0, 64)[8:] != [SOURCE] * 56:
         raise Failure("wrong data")
