@@ -37,8 +37,8 @@ def _(t):
     clone.until_hydrated()
     t.until(lambda: stats(clone)["state"] == "done", "the state")
     s = stats(clone)
-    if s["bytes_overwritten"] != 64 * 512 or s["bytes_zeroed"] != 80 * 512 or \
-            s["bytes_copied"] != clone.size * 512 - 144 * 512:
+    if s["bytes_overwritten"] != 65 * 512 or s["bytes_zeroed"] != 80 * 512 or \
+            s["bytes_copied"] != (clone.size - 145) * 512:
         raise Failure(str(s))
     if s["seconds_left"] or s["regions_in_flight"] or \
             s["source_reads"] != 1 or s["commits"] < 2 or s["read_errors"]:
