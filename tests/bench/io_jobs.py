@@ -9,11 +9,10 @@ meanwhile meets both. Such a pair has a ratio, and the median of these counts.
 """
 
 import contextlib
-import json
 import random
 import statistics
-import subprocess
 
+import io_fio
 import subjects
 from lib import timing
 from lib.blk import Block
@@ -57,18 +56,12 @@ class Fio:
     pairs = FIO_PAIRS
 
     def __init__(self, row, jobs):
-        self._op = row["op"]
-        self._words = [
-            "fio", "--name=bench", "--direct=1", "--ioengine=psync", "--thread",
-            f"--rw=rand{row['op']}", f"--bs={row['size_kib']}k", f"--numjobs={jobs}",
-            "--norandommap", "--randrepeat=0", "--time_based", f"--runtime={FIO_SECONDS}",
-            "--group_reporting", "--output-format=json"]
+        self._row = row
+        self._words = [f"--numjobs={jobs}", "--norandommap", "--randrepeat=0",
+                       "--time_based", f"--runtime={FIO_SECONDS}"]
 
     def ns(self, block, _number):
-        done = subprocess.run([*self._words, f"--filename={block.path}"], check=True,
-                              capture_output=True, text=True)
-        found = json.loads(done.stdout)["jobs"][0][self._op]
-        return found["runtime"] * 1e6 / found["total_ios"]
+        return io_fio.run(block.path, self._row["op"], self._row["size_kib"], *self._words)
 
 
 LOADS = {load.name: load for load in (Threads, Fio)}
