@@ -133,13 +133,11 @@ bool dm_clone_claim_wait(struct dm_clone_claims *claims, unsigned long region,
 }
 
 void dm_clone_claim_release(struct dm_clone_claims *claims,
-			    struct dm_clone_claim *claim,
-			    struct bio_list *waiters)
+			    struct dm_clone_claim *claim)
 {
 	unsigned long flags;
 
 	spin_lock_irqsave(&claims->lock, flags);
 	rb_erase(&claim->node, &claims->root);
-	bio_list_merge(waiters, &claim->waiters);
 	spin_unlock_irqrestore(&claims->lock, flags);
 }

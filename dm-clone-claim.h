@@ -43,7 +43,7 @@ struct dm_clone_claim {
 	unsigned long begin;
 	unsigned long end;
 
-	/* Bios that want some of these regions; under dm_clone_claims.lock. */
+	/* Bios that want some of these regions; under dm_clone_claims.lock until released. */
 	struct bio_list waiters;
 
 	/* Set by the owner: reads had better not wait for it.  A hint. */
@@ -88,11 +88,10 @@ bool dm_clone_claim_wait(struct dm_clone_claims *claims, unsigned long region,
 			 struct bio *bio);
 
 /*
- * Give up @claim.  The bios that waited for it are appended to @waiters, in
- * the order they came; the caller sees to it that they are mapped again.
+ * Give up @claim.  Its waiters are the caller's then, in the order they came: he
+ * sees to it that they are mapped again.
  */
 void dm_clone_claim_release(struct dm_clone_claims *claims,
-			    struct dm_clone_claim *claim,
-			    struct bio_list *waiters);
+			    struct dm_clone_claim *claim);
 
 #endif /* DM_CLONE_CLAIM_H */

@@ -405,10 +405,8 @@ static void __pause(struct dm_clone_hydration *h, unsigned long pause)
 /* Others may have the regions now; those that wait for them start again. */
 static void release_claim(struct dm_clone_hydration *h, struct batch *batch)
 {
-	struct bio_list waiters = BIO_EMPTY_LIST;
-
-	dm_clone_claim_release(h->claims, &batch->claim, &waiters);
-	h->events.released(h->events.context, &waiters);
+	dm_clone_claim_release(h->claims, &batch->claim);
+	h->events.released(h->events.context, &batch->claim.waiters);
 }
 
 static void __wake_if_idle(struct dm_clone_hydration *h)

@@ -190,7 +190,7 @@ static void __set_bits(struct dm_clone_metadata *cmd, struct region_map *map,
 bool dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
 				 unsigned long start, unsigned long nr)
 {
-	unsigned long i, first = BIT_WORD(start), last = BIT_WORD(start + nr - 1);
+	unsigned long end = start + nr, next;
 	bool was_changed, commit;
 	struct region_map *map;
 	unsigned long flags;
@@ -199,14 +199,10 @@ bool dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
 	was_changed = cmd->changed;
 	map = rcu_dereference_protected(cmd->map, true);
 
-	for (i = first; map && i <= last; i++) {
-		unsigned long mask = ~0UL;
-
-		if (i == first)
-			mask &= BITMAP_FIRST_WORD_MASK(start);
-		if (i == last)
-			mask &= BITMAP_LAST_WORD_MASK(start + nr);
-		__set_bits(cmd, map, i, mask);
+	for (; map && start < end; start = next) {
+		next = min(end, round_down(start, BITS_PER_LONG) + BITS_PER_LONG);
+		__set_bits(cmd, map, BIT_WORD(start),
+			   GENMASK((next - 1) % BITS_PER_LONG, start % BITS_PER_LONG));
 	}
 
 	commit = cmd->changed != was_changed || cmd->nr_hydrated == cmd->nr_regions;
@@ -237,7 +233,12 @@ bool dm_clone_is_range_hydrated(struct dm_clone_metadata *cmd,
 
 	rcu_read_lock();
 	map = rcu_dereference(cmd->map);
-	r = !map || find_next_zero_bit(map->bits, start + nr, start) >= start + nr;
+	if (!map)
+		r = true;
+	else if (nr == 1)
+		r = test_bit(start, map->bits);	/* by far the most of them */
+	else
+		r = find_next_zero_bit(map->bits, start + nr, start) >= start + nr;
 	rcu_read_unlock();
 
 	return r;

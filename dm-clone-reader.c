@@ -149,10 +149,9 @@ static void put_memory(struct dm_clone_reader *reader, unsigned int nr_sectors)
 static void release_claim(struct dm_clone_read *read)
 {
 	struct dm_clone_reader *reader = read->reader;
-	struct bio_list waiters = BIO_EMPTY_LIST;
 
-	dm_clone_claim_release(reader->claims, &read->claim, &waiters);
-	reader->released(reader->context, &waiters);
+	dm_clone_claim_release(reader->claims, &read->claim);
+	reader->released(reader->context, &read->claim.waiters);
 }
 
 static void free_read(struct dm_clone_read *read)

@@ -151,7 +151,8 @@
  *
  * Workers: deferred_work, flush_work and commit_work, the engine's, the reader's and
  * the copier's, on one workqueue with a rescuer.  None waits for another.  Bios only
- * wait for claims (owned by bios in flight below us, or by copies) and for flush_work.
+ * wait for claims (owned by bios in flight below us, or by copies), for the copy of the
+ * rest of their region, and for flush_work.
  */
 
 /* Metadata is committed after this many jiffies, if not before. */
@@ -671,10 +672,8 @@ static void defer_bios(void *context, struct bio_list *bios)
 
 static void release_claim(struct clone *clone, struct clone_io *io)
 {
-	struct bio_list waiters = BIO_EMPTY_LIST;
-
-	dm_clone_claim_release(&clone->claims, &io->copy.claim, &waiters);
-	defer_bios(clone, &waiters);
+	dm_clone_claim_release(&clone->claims, &io->copy.claim);
+	defer_bios(clone, &io->copy.claim.waiters);
 }
 
 /*
@@ -1099,13 +1098,13 @@ static int clone_map(struct dm_target *ti, struct bio *bio)
 
 	bio->bi_iter.bi_sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
 
-	if (bio_op(bio) == REQ_OP_READ && !READ_ONCE(clone->finished))
-		return map_read(clone, bio);
-
 	if (READ_ONCE(clone->finished) && likely(!is_discard(bio))) {
 		bio_set_dev(bio, clone->geo.dest);
 		return DM_MAPIO_REMAPPED;
 	}
+
+	if (bio_op(bio) == REQ_OP_READ)
+		return map_read(clone, bio);
 
 	return map_change(clone, bio);
 }
