@@ -9,7 +9,14 @@
 #define DM_CLONE_BUFFER_H
 
 #include <linux/bio.h>
+#include <linux/gfp.h>
 #include <linux/types.h>
+
+/*
+ * For what can do without it: not from the reserves of a task that writes out memory
+ * to free it, in whose context we may be.
+ */
+#define DM_CLONE_GFP_NOWAIT	(GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN)
 
 struct dm_clone_buffer {
 	unsigned int order;		/* of the chunks */

@@ -35,9 +35,6 @@
 #define MAX_MEMORY	(16U << (20 - SECTOR_SHIFT))
 #define MAX_AHEAD_MEMORY (MAX_MEMORY / 2)
 
-/* A task that frees memory by its I/O doesn't lend us its reserves. */
-#define NOWAIT_GFP	(GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN)
-
 /*
  * After an error nothing is hydrated for so long, in jiffies.  Each attempt reads all
  * of the regions, and has the writes to them wait for that.
@@ -373,7 +370,7 @@ static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
 	if (!get_memory(reader, nr_sectors, most))
 		return NULL;
 
-	read = kzalloc(sizeof(*read), NOWAIT_GFP);
+	read = kzalloc(sizeof(*read), DM_CLONE_GFP_NOWAIT);
 	if (!read) {
 		put_memory(reader, nr_sectors);
 		return NULL;
@@ -381,7 +378,7 @@ static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
 
 	read->reader = reader;
 	read->memory = nr_sectors;
-	read->buffer = dm_clone_buffer_alloc(nr_sectors, NR_PARTS, NOWAIT_GFP);
+	read->buffer = dm_clone_buffer_alloc(nr_sectors, NR_PARTS, DM_CLONE_GFP_NOWAIT);
 	if (!read->buffer) {
 		free_read(read);
 		return NULL;

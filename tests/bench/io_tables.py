@@ -116,7 +116,7 @@ def sweep(rows):
 
     return title("Over region size and I/O size", "-") + (
         "Random I/O to what is not hydrated, divided by the same through linear. Each column is a\n"
-        "region size. A write that is smaller than a region has that region copied first.\n\n"
+        "region size. A write smaller than a region has the rest of it copied.\n\n"
     ) + of("unhydrated") + "The same to what is hydrated.\n\n" + of("hydrated")
 
 

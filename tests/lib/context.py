@@ -51,6 +51,16 @@ class Job:
             raise self._error
         return self._value
 
+    @property
+    def stack(self):
+        """Where its thread is in the kernel; nothing if it is over, or not there."""
+        try:
+            with open(f"/proc/self/task/{self._thread.native_id}/stack",
+                      encoding="ascii") as f:
+                return f.read()
+        except OSError:
+            return ""
+
     def must_block(self, seconds=0.4, what="the call"):
         """Fails if the call ends within this time."""
         if self.join(seconds):

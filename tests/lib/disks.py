@@ -70,8 +70,9 @@ class Arena:
         return backing
 
 
-def null_blk(name, sectors, discard=True, cache=True, block_size=512):
-    """A null_blk device with memory. Sparse, and gone when removed."""
+def null_blk(name, sectors, discard=True, cache=True, block_size=512, busy_ms=0):
+    """A null_blk device with memory. Sparse, and gone when removed. With busy_ms it
+    takes one request at a time, each of which takes so long, as a queue of hardware."""
     modprobe("null_blk", "nr_devices=0")
     path = f"{sweep.NULLB}/{name}"
     os.mkdir(path)
@@ -80,8 +81,10 @@ def null_blk(name, sectors, discard=True, cache=True, block_size=512):
         with open(f"{path}/{key}", "w", encoding="ascii") as f:
             f.write(f"{value}\n")
 
-    for key, value in [("memory_backed", 1), ("discard", int(discard)),
-                       ("blocksize", block_size), ("queue_mode", 0),
+    busy = [("irqmode", 2), ("completion_nsec", busy_ms * 1000000),
+            ("submit_queues", 1), ("hw_queue_depth", 1)] if busy_ms else []
+    for key, value in [*busy, ("memory_backed", 1), ("discard", int(discard)),
+                       ("blocksize", block_size), ("queue_mode", 2 if busy else 0),
                        ("size", -(-sectors // MIB)),
                        ("cache_size", 64 if cache else 0), ("power", 1)]:
         put(key, value)

@@ -5,9 +5,10 @@ the write acknowledged, when both have ended well.
 """
 
 import errno
+import threading
 
 from lib.blk import MIB, SOURCE, ZERO
-from lib.errors import Failure
+from lib.errors import Failure, Missed
 from lib.framework import test
 
 WHOLE = "it copies the whole region first"
@@ -167,6 +168,38 @@ def _(t, what):
     clone.put(136, 16)
     if clone.status().hydrated != 1:
         raise Failure(clone.status().text)
+    clone.check()
+
+
+def read_until(disk, event):
+    while not event.is_set():
+        disk.block.read(0, 8)
+
+
+def in_flight(disk):
+    with open(f"{disk.device.sysfs}/inflight", encoding="ascii") as f:
+        return any(int(word) for word in f.read().split())
+
+
+@test("a write does not wait for the source before it is sent itself",
+      ours="it copies before it writes")
+def _(t):
+    source = t.source(MIB, "null", busy_ms=100)
+    clone = t.idle_clone(region=128, size=MIB, source=source)
+    release = threading.Event()
+    reader = t.background(lambda: read_until(source, release))
+    t.until(lambda: in_flight(source), "a read of the source")
+    write = t.background(lambda: clone.put(140, 8))
+    stacks = set()
+    while not write.done:
+        stacks.add(write.stack)
+    release.set()
+    reader.wait()
+    write.wait()
+    if not any("submit_bio_wait" in stack or "dio" in stack for stack in stacks):
+        raise Missed("the write was over at once")
+    if any("blk_mq_get_tag" in stack for stack in stacks):
+        raise Failure("it waits for a request of the source")
     clone.check()
 
 
