@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tables of tests/bench/io, from its results."""
 
+import collections
 import os
 
 from tables import table, title
@@ -389,3 +390,49 @@ def plain_document(machines, plots, folder=None):
     return (f"Kernel {found[0]['kernel']}; a host with {found[0]['host_cpus']} CPUs and, before "
             f"each machine, a load average of up to {load:.1f};\n{duration(found)}.\n\n"
             ) + plain(machines) + figures(plots["plain"], folder)
+
+
+# Where the instructions go
+
+PARTS = {"kernel": "the kernel itself", "dm_mod": "device-mapper",
+         "brd": "RAM disks", "dm_persistent_data": "persistent-data", "dm_bufio": "dm-bufio",
+         "dm_clone": "this target"}
+TOP_FUNCTIONS = 12
+
+
+def profile_parts(rows):
+    """Of each part of the system how many instructions; those that make up a thousandth."""
+    totals = [collections.Counter() for _ in rows]
+    for row, total in zip(rows, totals):
+        for module, _, instructions, _ in row["functions"]:
+            total[module] += instructions
+    everything = sum(totals, collections.Counter())
+    for module, _ in everything.most_common():
+        if any(total[module] > 0.001 * total.total() for total in totals):
+            yield [PARTS.get(module, module), *(number(total[module]) for total in totals)]
+    yield ["all", *(number(total.total()) for total in totals)]
+
+
+def more_than(row, reference):
+    """Of the functions with most instructions more than the reference."""
+    base = {(module, name): counts for module, name, *counts in reference["functions"]}
+    found = []
+    for module, name, *counts in row["functions"]:
+        counts = [value - before for value, before in
+                  zip(counts, base.get((module, name), (0, 0)))]
+        found.append([name, PARTS.get(module, module), *counts])
+    for name, module, instructions, calls in sorted(found, key=lambda one: -one[2])[
+            :TOP_FUNCTIONS]:
+        yield [name, module, number(instructions), number(calls, 2)]
+
+
+def profile(results):
+    linear, *rows = results["profile"]
+    text = title("Where the instructions go", "-") + (
+        "The kernel's, of an operation, by module. Linear: a write to what it maps.\n\n") + table(
+            ["part", f"linear, {linear['name']}", *(row["name"] for row in rows)],
+            profile_parts([linear, *rows]))
+    for row in rows:
+        text += f"{row['name']}: what it takes more than linear, and calls more.\n\n" + table(
+            ["function", "of", "instructions", "calls"], more_than(row, linear))
+    return text

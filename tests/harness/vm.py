@@ -106,6 +106,7 @@ def parse_arguments(arguments):
         help="a network card; what listens on this machine's 127.0.0.1 is at 10.0.2.2 there")
     add("--icount", action="store_true",
         help="one instruction is one nanosecond: figures that repeat (one CPU)")
+    add("--plugin", metavar="FILE[,ARG]", help="have QEMU load a plugin, with TCG only")
     add("--accel", choices=["auto", "kvm", "tcg"], default=env("VM_ACCEL", "auto"),
         help="auto ($VM_ACCEL): KVM where a short probe shows that it works")
     add("-i", "--interactive", action="store_true",
@@ -284,6 +285,7 @@ def qemu_command(options, directory, channels):
                "-smp", str(options.cpus), "-kernel", image, "-initrd", initramfs,
                "-append", " ".join(words)]
     command += accelerator_options(options)
+    command += ["-plugin", options.plugin] if options.plugin else []
     command += port_options(options, channels)
     command += share_options("root", "/", True)
     for number, share in enumerate(options.share):
