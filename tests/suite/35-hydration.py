@@ -93,18 +93,12 @@ def _(t):
     clone.check()
 
 
-def sectors_read(disk):
-    """That were read of it since it was made."""
-    with open(f"{disk.device.sysfs}/stat", encoding="ascii") as f:
-        return int(f.read().split()[2])
-
-
 def must_go_on(t, clone, found, least):
     """Fails unless so many KiB/s were copied; misses if it copies no faster at all."""
     if found >= least:
         return
     clone.message("hydration_rate 0")
-    unlimited = t.rate(lambda: sectors_read(clone.source) / 2, 0.5)
+    unlimited = t.rate(lambda: clone.source.sectors_read / 2, 0.5)
     t.midway(clone)
     if unlimited < 2 * least:
         raise Missed(f"this machine copies {unlimited:.0f} KiB/s at most")
@@ -119,8 +113,8 @@ def _(t, rate, region):
     clone.activate()
     clone.until(lambda s: s.hydrating or s.hydrated, "the beginning")
     # Of the source, since a region counts when it is copied as a whole.
-    found = t.rate(lambda: sectors_read(clone.source) / 2, limit=14)
-    read = sectors_read(clone.source) / 2
+    found = t.rate(lambda: clone.source.sectors_read / 2, limit=14)
+    read = clone.source.sectors_read / 2
     copied = stats(clone)["bytes_copied"] / 1024
     t.midway(clone)
     t.note(f"{found:.0f} KiB/s")
