@@ -8,27 +8,21 @@
  *
  *	waiting in its job, for a buffer, and for the pacer
  *	  |	start_slices()
- *	reading  <--------------------------.
- *	  |	read_endio()                |
- *	in to_submit			    |
- *	  |	work: submit_slices()  -----'  if it would have had to wait
+ *	reading
+ *	  |	read_endio()
+ *	in to_write
+ *	  |	work: write_slices()
  *	writing
  *	  |	write_endio()
  *	done: the buffer is free, and its job too if this was the last slice
  *
  * Each class has a work of its own, which submits its bios: to submit one may
- * sleep, until the device has a request to spare.  To have a work do it takes longer
- * than a fast device, so the first reads of a job are started by who brings it.
- * With an urgent one that's anybody who writes, who may have other things to do than
- * to wait for the source.  So these reads are such that don't wait, and only as many
- * as there are pieces around a small write.
- *
- * Wherever bios are started, they count for nobody's cgroup: others may soon be
- * waiting for the same regions.
+ * sleep.  Only the background engine, in a work too, starts reads itself; a task
+ * that writes does not: it may have other things to do than to wait until the source
+ * takes a request, and limits of its cgroup are not to apply to the copier.
  */
 
 #include <linux/bio.h>
-#include <linux/blk-cgroup.h>
 #include <linux/blkdev.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
@@ -50,9 +44,6 @@ static const unsigned int buffer_sizes[DM_CLONE_NR_CLASSES][NR_SIZES] = {
 	[DM_CLONE_BACKGROUND] = { KIB(16), KIB(128), DM_CLONE_MAX_PIECE },
 };
 
-/* So many slices of an urgent job are started by who brings it. */
-#define MAX_AT_ONCE	2
-
 /* Memory for all of them, in sectors. */
 static const unsigned int max_memory[DM_CLONE_NR_CLASSES] = {
 	[DM_CLONE_URGENT] = KIB(4096),
@@ -71,7 +62,7 @@ struct pool {
 	unsigned int memory;		/* of all buffers; the rest: copier->lock */
 	struct list_head free[NR_SIZES];
 	struct list_head jobs;		/* that have something to start */
-	struct list_head to_submit;	/* buffers */
+	struct list_head to_write;	/* buffers */
 };
 
 struct dm_clone_copier {
@@ -86,7 +77,7 @@ struct dm_clone_copier {
 };
 
 struct buffer {
-	struct list_head list;		/* in free or to_submit; copier->lock */
+	struct list_head list;		/* in free or to_write; copier->lock */
 	struct dm_clone_copier *copier;
 	struct pool *pool;
 	unsigned int size;		/* which of the pool's sizes */
@@ -95,7 +86,6 @@ struct buffer {
 	struct dm_clone_job *job;
 	sector_t sector;
 	unsigned int nr_sectors;
-	enum req_op next;		/* what to submit */
 	u64 started;			/* for the pacer */
 
 	struct bio bio;
@@ -106,8 +96,8 @@ static void run_work(struct pool *pool)
 {
 	struct workqueue_struct *wq = pool->copier->wq;
 
-	/* To modify what is not pending costs more than to queue it. */
-	if (!queue_delayed_work(wq, &pool->work, 0))
+	/* If it's pending already it may be for later, but only where there's a pace. */
+	if (!queue_delayed_work(wq, &pool->work, 0) && pool->paced)
 		mod_delayed_work(wq, &pool->work, 0);
 }
 
@@ -337,41 +327,33 @@ static void read_endio(struct bio *bio)
 	struct dm_clone_copier *copier = b->copier;
 	unsigned long flags;
 
-	b->next = REQ_OP_WRITE;
-	if ((bio->bi_opf & REQ_NOWAIT) && bio->bi_status == BLK_STS_AGAIN) {
-		b->next = REQ_OP_READ;
-	} else if (bio->bi_status) {
+	if (bio->bi_status) {
 		end_slice(b);
 		return;
 	}
 
 	/* Under the lock: once the work has @b, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
-	list_add_tail(&b->list, &b->pool->to_submit);
+	list_add_tail(&b->list, &b->pool->to_write);
 	run_work(b->pool);
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
-/* Read or write a slice. */
-static void submit_slice(struct buffer *b, enum req_op op, blk_opf_t flags)
+static void submit_slice(struct buffer *b, struct block_device *bdev,
+			 enum req_op op, bio_end_io_t *endio)
 {
-	bool read = op == REQ_OP_READ;
-
-	dm_clone_buffer_init_bio(b->data, &b->bio,
-				 read ? b->copier->source : b->copier->dest,
-				 op | flags, 0, 0, b->nr_sectors);
+	dm_clone_buffer_init_bio(b->data, &b->bio, bdev, op, 0, 0, b->nr_sectors);
 	b->bio.bi_iter.bi_sector = b->sector;
-	b->bio.bi_end_io = read ? read_endio : write_endio;
-	bio_associate_blkg_from_css(&b->bio, blkcg_root_css);
-	submit_bio_noacct(&b->bio);
+	b->bio.bi_end_io = endio;
+	submit_bio(&b->bio);
 }
 
-static struct buffer *pop_to_submit(struct dm_clone_copier *copier, struct pool *pool)
+static struct buffer *pop_to_write(struct dm_clone_copier *copier, struct pool *pool)
 {
 	struct buffer *b;
 
 	spin_lock_irq(&copier->lock);
-	b = list_first_entry_or_null(&pool->to_submit, struct buffer, list);
+	b = list_first_entry_or_null(&pool->to_write, struct buffer, list);
 	if (b)
 		list_del(&b->list);
 	spin_unlock_irq(&copier->lock);
@@ -379,12 +361,12 @@ static struct buffer *pop_to_submit(struct dm_clone_copier *copier, struct pool 
 	return b;
 }
 
-static void submit_slices(struct dm_clone_copier *copier, struct pool *pool)
+static void write_slices(struct dm_clone_copier *copier, struct pool *pool)
 {
 	struct buffer *b;
 
-	while ((b = pop_to_submit(copier, pool)))
-		submit_slice(b, b->next, 0);
+	while ((b = pop_to_write(copier, pool)))
+		submit_slice(b, copier->dest, REQ_OP_WRITE, write_endio);
 }
 
 /* The job to go on with: one that is awaited, or the first. */
@@ -504,26 +486,21 @@ static bool has_jobs(struct pool *pool)
 }
 
 /*
- * Start up to @max slices, with these @flags.
- *
  * What cannot be started now will be later.  If that's because no buffer is
  * free, then some are in use, since the first one is kept; the end of their
  * slices will run the work.  If it's the pacer, then either the end of a slice
  * changes its mind, or the work has been queued for when it's time.
  */
-static void start_slices(struct dm_clone_copier *copier, struct pool *pool,
-			 unsigned int max, blk_opf_t flags)
+static void start_slices(struct dm_clone_copier *copier, struct pool *pool)
 {
 	unsigned int size = NR_SIZES;	/* none */
 	struct dm_clone_job *started;
 	struct buffer *b;
 
-	while (max && has_jobs(pool)) {
+	while (has_jobs(pool)) {
 		b = take_slice(copier, pool, &started, &size);
-		if (b) {
-			submit_slice(b, REQ_OP_READ, flags);
-			max--;
-		}
+		if (b)
+			submit_slice(b, copier->source, REQ_OP_READ, read_endio);
 		if (started)
 			put_job(copier, started);
 		if (size < NR_SIZES)
@@ -539,18 +516,9 @@ static void do_pool(struct work_struct *work)
 	struct blk_plug plug;
 
 	blk_start_plug(&plug);
-	submit_slices(pool->copier, pool);
-	start_slices(pool->copier, pool, UINT_MAX, 0);
+	write_slices(pool->copier, pool);
+	start_slices(pool->copier, pool);
 	blk_finish_plug(&plug);
-}
-
-/* Start what can be started of urgent jobs without making the caller wait. */
-static void start_at_once(struct dm_clone_copier *copier, struct pool *pool)
-{
-	if (bdev_nowait(copier->source))
-		start_slices(copier, pool, MAX_AT_ONCE, REQ_NOWAIT);
-	if (has_jobs(pool))
-		run_work(pool);
 }
 
 void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
@@ -558,6 +526,7 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 			  const struct dm_clone_span *span, dm_clone_job_fn done)
 {
 	struct pool *pool = &copier->pools[class];
+	unsigned long flags;
 
 	job->done = done;
 	job->outcome = (struct dm_clone_outcome) { .sector = span->begin };
@@ -565,15 +534,17 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 	advance(&job->left, 0);
 	job->nr_slices = 1;
 
-	spin_lock_irq(&copier->lock);
+	/* Under the lock: once the work has @job, the copier may go away. */
+	spin_lock_irqsave(&copier->lock, flags);
 	list_add_tail(&job->list, &pool->jobs);
-	spin_unlock_irq(&copier->lock);
+	if (!pool->paced)
+		run_work(pool);
+	spin_unlock_irqrestore(&copier->lock, flags);
 
-	smp_mb();	/* pairs with dm_clone_copier_hurry() */
-	if (class == DM_CLONE_URGENT)
-		start_at_once(copier, pool);
-	else
-		start_slices(copier, pool, UINT_MAX, 0);
+	if (pool->paced) {
+		smp_mb();	/* pairs with dm_clone_copier_hurry() */
+		start_slices(copier, pool);
+	}
 }
 
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier)
@@ -672,7 +643,7 @@ struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
 		for (j = 0; j < NR_SIZES; j++)
 			INIT_LIST_HEAD(&pool->free[j]);
 		INIT_LIST_HEAD(&pool->jobs);
-		INIT_LIST_HEAD(&pool->to_submit);
+		INIT_LIST_HEAD(&pool->to_write);
 	}
 
 	r = init_pool(copier, DM_CLONE_URGENT) ?: init_pool(copier, DM_CLONE_BACKGROUND);

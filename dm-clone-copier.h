@@ -13,8 +13,6 @@
  * Two classes of jobs, each with buffers of its own, so that one never waits
  * for the other: urgent ones, for which somebody is waiting, are served with
  * small buffers at once; background ones also with large ones, as the pacer allows.
- * The first reads of either begin in the caller's context, as far as there are
- * buffers, and for urgent ones as far as that takes no waiting.
  * A job that is larger than a buffer is copied in slices.  The first buffer of
  * each class is allocated when the copier is created and kept, so that there's
  * always a way forward; more come and go with the need, up to a bound of memory.
@@ -91,9 +89,9 @@ struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
 void dm_clone_copier_destroy(struct dm_clone_copier *copier);
 
 /*
- * Copy these sectors.  From a task, no locks held.  A background job may have it sleep
- * until the source takes the reads, an urgent one does not.  @done may be called before
- * this returns, but the copier must not go away before.
+ * Copy these sectors.  Urgent: any context; @done may be called before this returns, and
+ * then the copier may be gone.  Background: from a task, may sleep until the source takes
+ * the first reads, and the copier must not go away before this returns.
  */
 void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
 			  enum dm_clone_copier_class class,

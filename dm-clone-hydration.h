@@ -120,8 +120,7 @@ void dm_clone_zero_regions(struct dm_clone_hydration *h,
  * from @sector on: those the caller writes himself, meanwhile.  Nothing is hydrated
  * when @done is called.  When his write has ended too, with the status @written, the
  * caller calls end, which hydrates the region if both went well and returns what
- * has become of both.  start may sleep, and @h must not go away before it returns;
- * end: any context.
+ * has become of both.  Any context.
  */
 void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
 			      sector_t sector, sector_t nr, dm_clone_copied_fn done);
