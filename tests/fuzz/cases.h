@@ -16,6 +16,19 @@ struct fuzzer {
 	struct text report;		/* what is wrong */
 };
 
+/* Adds a line to the report. Returns false. */
+static inline bool __attribute__((format(printf, 2, 3)))
+fail(struct fuzzer *f, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	text_add(&f->report, "\n    ");
+	text_vadd(&f->report, format, args);
+	va_end(args);
+	return false;
+}
+
 struct section {
 	const char *name;
 	const char *what;		/* of what its cases are: images, lines, messages */

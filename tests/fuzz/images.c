@@ -23,18 +23,6 @@ uint64_t nr_random_images = 3000;
 /* Neighbouring cases use the same base: changing it takes time. */
 #define CASES_IN_A_ROW	64
 
-static bool __attribute__((format(printf, 2, 3)))
-fail(struct fuzzer *f, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	text_add(&f->report, "\n    ");
-	text_vadd(&f->report, format, args);
-	va_end(args);
-	return false;
-}
-
 /*
  * One image
  */

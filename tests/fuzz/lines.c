@@ -43,18 +43,6 @@ static const char * const plain_messages[] = { "enable_hydration", "disable_hydr
 
 enum answer { REFUSE, ACCEPT, UNDECIDED };
 
-static bool __attribute__((format(printf, 2, 3)))
-fail(struct fuzzer *f, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	text_add(&f->report, "\n    ");
-	text_vadd(&f->report, format, args);
-	va_end(args);
-	return false;
-}
-
 /* A line in print: what cannot be printed as a number, the middle left out. */
 static void describe(struct text *t, const char *line, size_t n)
 {

@@ -192,33 +192,6 @@ static void range_give_back(struct worker *w)
  *---------------------------------------------------------------
  */
 
-static int do_rw(int fd, void *buf, uint64_t len, uint64_t offset,
-		 enum iomodel_op op)
-{
-	while (len) {
-		struct iovec iov = { .iov_base = buf, .iov_len = len };
-		ssize_t n;
-
-		if (op == IO_READ)
-			n = preadv2(fd, &iov, 1, offset, 0);
-		else
-			n = pwritev2(fd, &iov, 1, offset,
-				     op == IO_FUA ? RWF_DSYNC : 0);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (!n)
-			return -ENOSPC;
-
-		buf = (char *)buf + n;
-		len -= n;
-		offset += n;
-	}
-
-	return 0;
-}
-
 static int do_zero(int fd, uint64_t range[2], unsigned int variant)
 {
 	int r;
@@ -252,7 +225,8 @@ static int do_step(struct worker *w, const struct step *s)
 		stamp_fill(w->buf, number, s->nr, s->stamp);
 		/* fall through */
 	case IO_READ:
-		return do_rw(fd, w->buf, range[1], range[0], s->op);
+		return full_io(fd, w->buf, range[1], range[0], s->op != IO_READ,
+			       s->op == IO_FUA ? RWF_DSYNC : 0);
 	case IO_DISCARD:
 		return ioctl(fd, BLKDISCARD, range) ? -errno : 0;
 	case IO_ZERO:

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "stamp.h"
@@ -97,11 +98,12 @@ static void *chunk_alloc(void)
 	return aligned_alloc(4096, CHUNK_SECTORS * SECTOR_SIZE);
 }
 
-static int full_io(int fd, void *buf, size_t len, off_t offset, int write)
+int full_io(int fd, void *buf, size_t len, off_t offset, bool write, int flags)
 {
 	while (len) {
-		ssize_t n = write ? pwrite(fd, buf, len, offset)
-				  : pread(fd, buf, len, offset);
+		struct iovec iov = { .iov_base = buf, .iov_len = len };
+		ssize_t n = write ? pwritev2(fd, &iov, 1, offset, flags)
+				  : preadv2(fd, &iov, 1, offset, flags);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -136,7 +138,7 @@ int stamp_write_device(int fd, uint64_t first, uint64_t nr, uint32_t stamp,
 		uint64_t n = chunk_len(nr);
 
 		stamp_fill(buf, first - origin, n, stamp);
-		r = full_io(fd, buf, n * SECTOR_SIZE, first * SECTOR_SIZE, 1);
+		r = full_io(fd, buf, n * SECTOR_SIZE, first * SECTOR_SIZE, true, 0);
 		first += n;
 		nr -= n;
 	}
@@ -263,7 +265,7 @@ static void check_fd(struct model *model, int fd, uint64_t base,
 	while (nr) {
 		uint64_t n = chunk_len(nr);
 		int r = full_io(fd, buf, n * SECTOR_SIZE,
-				(sector - base) * SECTOR_SIZE, 0);
+				(sector - base) * SECTOR_SIZE, false, 0);
 
 		if (r && n > 8) {		/* which of them? */
 			n = n / 2;

@@ -11,8 +11,10 @@
 #ifndef TESTS_STAMP_H
 #define TESTS_STAMP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define SECTOR_SIZE	512u
 #define SECTOR_WORDS	(SECTOR_SIZE / sizeof(uint64_t))
@@ -51,6 +53,10 @@ uint32_t stamp_of(const void *buf, uint64_t sector);
 void stamp_describe(char *out, size_t size, const void *buf, uint64_t sector);
 
 /* Device helpers; all return 0 or a negative errno. */
+
+/* Reads or writes all @len bytes, in steps if need be; @flags as of preadv2(). */
+int full_io(int fd, void *buf, size_t len, off_t offset, bool write, int flags);
+
 int stamp_write_device(int fd, uint64_t first, uint64_t nr, uint32_t stamp,
 		       uint64_t origin);
 

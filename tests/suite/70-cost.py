@@ -48,33 +48,19 @@ def compare(t, what, ours, linear, more=0):
         raise Failure(f"{what}: {ours} bios, through a linear device {linear}")
 
 
-@test("hydrated, 4 KiB regions, writes of 1 MiB: as many bios as through linear",
-      defect=SPLIT)
-def _(t):
-    clone = t.clone(region=8, size=16 * MIB)
-    clone.until_hydrated()
-    ours = cost(t, clone.dest, lambda: writes_of_1_mib(clone.block))
-    clone.deactivate()
-    compare(t, "writes", ours, linear_cost(t, clone.dest, writes_of_1_mib))
-
-
-@test("hydrated, 4 KiB regions, reads of 1 MiB: as many bios as through linear",
-      defect=SPLIT)
-def _(t):
-    clone = t.clone(region=8, size=16 * MIB)
-    clone.until_hydrated()
-    ours = cost(t, clone.dest, lambda: reads_of_1_mib(clone.block))
-    clone.deactivate()
-    compare(t, "reads", ours, linear_cost(t, clone.dest, reads_of_1_mib))
-
-
-@test("unhydrated, 4 KiB regions, reads of 1 MiB: as many bios at the source as through linear",
-      defect=SPLIT)
-def _(t):
+@test("{what} of 1 MiB, 4 KiB regions: as many bios as through linear", defect=SPLIT,
+      what={"hydrated, writes": (True, writes_of_1_mib), "hydrated, reads": (True, reads_of_1_mib),
+            "unhydrated, reads": (False, reads_of_1_mib)})
+def _(t, what):
+    hydrated, operation = what
     clone = t.idle_clone(region=8, size=16 * MIB)
-    ours = cost(t, clone.source, lambda: reads_of_1_mib(clone.block))
+    if hydrated:
+        clone.enable_hydration()
+        clone.until_hydrated()
+    disk = clone.dest if hydrated else clone.source
+    ours = cost(t, disk, lambda: operation(clone.block))
     clone.deactivate()
-    compare(t, "reads", ours, linear_cost(t, clone.source, reads_of_1_mib))
+    compare(t, "the I/O", ours, linear_cost(t, disk, operation))
 
 
 @test("unhydrated, 4 KiB regions, writes of 1 MiB: as many bios as through linear, no copy",
