@@ -7,38 +7,25 @@
  * "end". Each is removed when that's done. With "end" there's a file "counts"
  * then, a line a block: address (hex), instructions in it, times.
  *
- * Blocks are told apart by address and length. Debian has no package with QEMU's
- * header for plugins, so what is used of it is declared here: version 1 of the
- * interface, of QEMU 4.2 to 8.
+ * Blocks are told apart by address and length.
  */
 
 #define _DEFAULT_SOURCE
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define EXPORT __attribute__((visibility("default")))
+#include "qemu-plugin.h"
 
-struct qemu_plugin_tb;
-void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id,
-					   void (*cb)(uint64_t id, struct qemu_plugin_tb *tb));
-void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *tb, int op,
-					      void *counter, uint64_t by);
-size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
-uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *tb);
-
-#define ADD_U64		0
 #define LOOK_EVERY_US	2000
-#define NR_BLOCKS	(1U << 22)	/* a power of two, much more than there are */
+#define NR_BLOCKS	0x400000u	/* a power of two, much more than there are */
 
-EXPORT int qemu_plugin_version = 1;
-EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv);
+int qemu_plugin_version = 1;
 
 static struct block {
 	uint64_t address;
@@ -67,7 +54,7 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 	struct block *b = find_block(qemu_plugin_tb_vaddr(tb), qemu_plugin_tb_n_insns(tb));
 
 	(void)id;
-	qemu_plugin_register_vcpu_tb_exec_inline(tb, ADD_U64, &b->times, 1);
+	qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &b->times, 1);
 }
 
 static void path_of(char *path, const char *name)
