@@ -537,11 +537,11 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 	/* Under the lock: once the work has @job, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
 	list_add_tail(&job->list, &pool->jobs);
-	if (!pool->paced)
+	if (class == DM_CLONE_URGENT)
 		run_work(pool);
 	spin_unlock_irqrestore(&copier->lock, flags);
 
-	if (pool->paced) {
+	if (class == DM_CLONE_BACKGROUND) {
 		smp_mb();	/* pairs with dm_clone_copier_hurry() */
 		start_slices(copier, pool);
 	}

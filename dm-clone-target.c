@@ -836,20 +836,6 @@ static bool is_discard(struct bio *bio)
 	return bio_op(bio) == REQ_OP_DISCARD;
 }
 
-/*
- * Who doesn't want to wait (io_uring, RWF_NOWAIT) gets what is only remapped to the
- * destination.  The rest may take memory, a claim or another device, of which nobody has
- * asked whether it can do without waiting; he'll come again, from where he may wait.
- */
-static bool refuse_nowait(struct bio *bio)
-{
-	if (likely(!(bio->bi_opf & REQ_NOWAIT)))
-		return false;
-
-	bio_wouldblock_error(bio);
-	return true;
-}
-
 /* Map a piece that changes the regions [begin, end), all of which are hydrated. */
 static int map_hydrated_change(struct clone *clone, struct bio *bio,
 			       unsigned long begin, unsigned long end)
@@ -913,9 +899,6 @@ static int map_unhydrated_change(struct clone *clone, struct bio *bio,
 
 	if (!may_change_metadata(clone))
 		return DM_MAPIO_KILL;
-
-	if (refuse_nowait(bio))
-		return DM_MAPIO_SUBMITTED;
 
 	io = bio_to_io(bio);
 	io->clone = clone;
@@ -1051,18 +1034,16 @@ static int map_read(struct clone *clone, struct bio *bio)
 	unsigned long end;
 	bool hydrated;
 
+	if (clone->reader)
+		dm_clone_reader_note(clone->reader, bio->bi_iter.bi_sector,
+				     bio_end_sector(bio));
+
 	/*
 	 * If regions of an unhydrated run are hydrated after this look, then
 	 * what hydrates them overlaps with this read: the source's data will do.
 	 */
 	hydrated = dm_clone_find_run(clone->cmd, first_region(clone, bio),
 				     end_region(clone, bio), &end);
-	if (!hydrated && refuse_nowait(bio))
-		return DM_MAPIO_SUBMITTED;
-
-	if (clone->reader)
-		dm_clone_reader_note(clone->reader, bio->bi_iter.bi_sector,
-				     bio_end_sector(bio));
 	if (!hydrated && clone->reader && may_change_metadata(clone))
 		return map_hydrating_read(clone, bio, end);
 
@@ -2305,7 +2286,6 @@ static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
 static struct target_type clone_target = {
 	.name = "clone",
 	.version = {1, 2, 0},
-	.features = DM_TARGET_NOWAIT,
 	.module = THIS_MODULE,
 	.ctr = clone_ctr,
 	.dtr = clone_dtr,

@@ -106,22 +106,22 @@ class Block:
 
     # Bytes
 
-    def read(self, sector, nr, flags=0):
-        """flags are those of preadv2()."""
+    def read(self, sector, nr):
         with mmap.mmap(-1, max(nr * SECTOR, 4096)) as buf:
             view = memoryview(buf)[:nr * SECTOR]
             try:
-                if os.preadv(self.fd, [view], sector * SECTOR, flags) != len(view):
+                if os.preadv(self.fd, [view], sector * SECTOR) != len(view):
                     _raise(errno.EIO, self.path)
                 return bytes(view)
             finally:
                 view.release()
 
-    def write(self, sector, data, flags=0):
+    def write(self, sector, data, fua=False):
         with mmap.mmap(-1, max(len(data), 4096)) as buf:
             view = memoryview(buf)[:len(data)]
             try:
                 view[:] = data
+                flags = os.RWF_DSYNC if fua else 0
                 n = os.pwritev(self.fd, [view], sector * SECTOR, flags)
                 if n != len(data):
                     _raise(errno.EIO, self.path)
@@ -130,11 +130,11 @@ class Block:
 
     # Stamps
 
-    def put(self, sector, nr, stamp, fua=False, origin=0, flags=0):
-        """Writes stamped sectors; flags are those of pwritev2()."""
+    def put(self, sector, nr, stamp, fua=False, origin=0):
+        """Writes stamped sectors."""
         buf = ctypes.create_string_buffer(nr * SECTOR)
         lib.stamp_fill(buf, sector - origin, nr, stamp)
-        self.write(sector, buf.raw, flags | (os.RWF_DSYNC if fua else 0))
+        self.write(sector, buf.raw, fua)
 
     def fill(self, stamp, sector=0, nr=None, origin=0):
         r = lib.stamp_write_device(self.fd, sector,

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is read is what was written: random I/O against a model, in all seasons."""
 
-import errno
-import os
 import time
 
 from lib.blk import FORMER, MIB, SOURCE, Model
@@ -217,53 +215,4 @@ def _(t):
     clone.model.set(MIB * 1 * 1, 3 * MIB, 0)
     clone.check()
     clone.until_hydrated()
-    clone.check()
-
-
-NO_NOWAIT = "it refuses all requests that are not to wait"
-
-
-@test("a request that is not to wait: what is hydrated is read and written", defect=NO_NOWAIT)
-def _(t):
-    clone = t.idle_clone(region=8)
-    clone.put(0, 64)
-    for _ in range(2):
-        clone.block.put(3, 50, 70, flags=os.RWF_NOWAIT)
-        clone.model.set(3, 50, 70)
-        if clone.block.read(0, 64, os.RWF_NOWAIT) != clone.block.read(0, 64):
-            raise Failure("two reads of the same differ")
-        clone.check()
-        clone.enable_hydration()            # and again when all is
-        clone.until_hydrated()
-
-
-@test("a request that is not to wait: what is not hydrated is refused, and nothing happens",
-      ours="it refuses all requests that are not to wait")
-def _(t):
-    clone = t.idle_clone(region=8)
-    clone.put(0, 64)
-    with t.trace(clone.source) as trace:
-        for first, nr in (64, 8), (65, 2), (60, 8), (63, 100):
-            t.fails(lambda s=first, n=nr: clone.block.read(s, n, os.RWF_NOWAIT), errno.EAGAIN,
-                    what=f"a read of {nr} at {first}")
-        for first, nr in (64, 8), (65, 2), (127, 30):
-            t.fails(lambda s=first, n=nr: clone.block.put(s, n, 71, flags=os.RWF_NOWAIT),
-                    errno.EAGAIN, what=f"a write of {nr} at {first}")
-    if trace.bios or clone.status().hydrated != 8 or clone.stats()["write_errors"]:
-        raise Failure(f"{trace.bios}, {clone.status().text}")
-    clone.check()
-
-
-@test("with hydrate_on_read a read that is not to wait, and comes again, is followed",
-      ours="it has nothing of the kind")
-def _(t):
-    clone = t.clone(region=8, features=["no_hydration", "hydrate_on_read"])
-    for first in range(0, 1024, 64):
-        t.fails(lambda s=first: clone.block.read(s, 64, os.RWF_NOWAIT), errno.EAGAIN,
-                what="a read")
-        clone.block.read(first, 64)
-        if clone.status().hydrated > (first + 64) // 8:
-            break
-    else:
-        raise Failure("nothing was read ahead")
     clone.check()
