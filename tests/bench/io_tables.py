@@ -59,7 +59,7 @@ def fio_row(row):
 
 def fio(rows):
     return title("What an operation costs, with fio", "-") + (
-        "ns (instructions) an operation of ``fio --ioengine=psync --direct=1``, and in the columns\n"
+        "ns (instructions) an operation of ``fio --ioengine=libaio --direct=1``, and in the columns\n"
         "with an x that divided by what linear takes for the same I/O; for write + fsync linear\n"
         "does the write alone. Regions of 4 KiB unless the row says otherwise. Thin volumes have\n"
         "no blocks of less than 64 KiB.\n\n") + table(
