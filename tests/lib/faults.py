@@ -56,10 +56,10 @@ class Allocations:
 
     def __init__(self, probability=0, only_marked=False, verbose=0):
         need()
+        self.probability = probability
         self.settings = {
-            "probability": probability, "interval": 1, "times": -1, "space": 0,
-            "verbose": verbose, "task-filter": "NY"[only_marked],
-            "ignore-gfp-wait": "N"}
+            "interval": 1, "times": -1, "space": 0, "verbose": verbose,
+            "task-filter": "NY"[only_marked], "ignore-gfp-wait": "N"}
 
     def __enter__(self):
         for name in ALLOCATORS:
@@ -67,6 +67,9 @@ class Allocations:
                 _put(f"{DEBUGFS}/{name}/{key}", value)
         _put(f"{DEBUGFS}/fail_page_alloc/ignore-gfp-highmem", "N")
         _put(f"{DEBUGFS}/fail_page_alloc/min-order", 0)
+        # Last: before the filter is set everybody would be hit, we too.
+        for name in ALLOCATORS:
+            _put(f"{DEBUGFS}/{name}/probability", self.probability)
         return self
 
     def __exit__(self, *_):
