@@ -77,6 +77,13 @@ def _load_library():
 lib = _load_library()
 
 
+def stamped(sector, nr, stamp):
+    """So many sectors from this one on, as bytes."""
+    buf = ctypes.create_string_buffer(nr * SECTOR)
+    lib.stamp_fill(buf, sector, nr, stamp)
+    return buf.raw
+
+
 def _raise(number, what):
     raise OSError(number, os.strerror(number), what)
 
@@ -132,9 +139,7 @@ class Block:
 
     def put(self, sector, nr, stamp, fua=False, origin=0):
         """Writes stamped sectors."""
-        buf = ctypes.create_string_buffer(nr * SECTOR)
-        lib.stamp_fill(buf, sector - origin, nr, stamp)
-        self.write(sector, buf.raw, fua)
+        self.write(sector, stamped(sector - origin, nr, stamp), fua)
 
     def fill(self, stamp, sector=0, nr=None, origin=0):
         r = lib.stamp_write_device(self.fd, sector,

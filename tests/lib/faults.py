@@ -51,7 +51,8 @@ class Allocations:
     """Which allocations may fail, and how often; nothing fails by itself.
 
     Without this only those that must not sleep would: the kernel takes it that
-    others do not fail. But nothing promises it.
+    others do not fail. But nothing promises it. With only_marked it is only the
+    former, of marked tasks.
     """
 
     def __init__(self, probability=0, only_marked=False, verbose=0):
@@ -59,7 +60,7 @@ class Allocations:
         self.probability = probability
         self.settings = {
             "interval": 1, "times": -1, "space": 0, "verbose": verbose,
-            "task-filter": "NY"[only_marked], "ignore-gfp-wait": "N"}
+            "task-filter": "NY"[only_marked], "ignore-gfp-wait": "NY"[only_marked]}
 
     def __enter__(self):
         for name in ALLOCATORS:

@@ -7,7 +7,7 @@ as a test likes; what is driven into it meanwhile is then no matter of luck.
 
 import time
 
-from lib.blk import MIB, SOURCE, ZERO, check_stamp
+from lib.blk import MIB, SOURCE, ZERO, check_stamp, stamped
 from lib.errors import Failure
 from lib.framework import test
 
@@ -23,6 +23,29 @@ def copying(t, **args):
     clone.until(lambda s: s.hydrating, "a copy in flight")
     time.sleep(0.2)
     return clone
+
+
+def is_mixture(clone, sector, stamps):
+    """Is each word of the sector that of one of these?"""
+    data = clone.block.read(sector, 1)
+    written = [stamped(sector, 1, stamp) for stamp in stamps]
+    return all(any(data[i:i + 8] == one[i:i + 8] for one in written)
+               for i in range(0, len(data), 8))
+
+
+def settle(clone, first, nr, stamps):
+    """Each sector is that of one of several writers; that's what it has to stay.
+
+    On RAM disks not always: who writes at the same time copies at the same time, and may be
+    overtaken in the middle of a sector, without a clone as well.
+    """
+    for sector, found in enumerate(clone.get(first, nr), first):
+        if found not in stamps:
+            if not is_mixture(clone, sector, stamps):
+                raise Failure(f"sector {sector} holds stamp {found}")
+            found = stamps[0]
+            clone.block.put(sector, 1, found)
+        clone.model.set(sector, 1, found)
 
 
 def finish(clone):
@@ -136,11 +159,7 @@ def _(t):
                     for stamp in (40, 41, 42)]
             for job in jobs:
                 job.wait()
-            found = clone.get(place + 3, 200)
-            if set(found) - {40, 41, 42}:
-                raise Failure(f"found stamps {sorted(set(found))}")
-            for i, stamp in enumerate(found):
-                clone.model.set(place + 3 + i, 1, stamp)
+            settle(clone, place + 3, 200, (40, 41, 42))
         finish(clone)
 
 
@@ -242,10 +261,10 @@ def _(t):
             jobs.append(t.background(lambda s=start, i=i: clone.block.put(s, 900, 70 + i)))
         for job in jobs:
             job.wait(30)
-    for i, stamp in enumerate(clone.get(0, MIB)):
-        if stamp != SOURCE and not 70 <= stamp < 82:
-            raise Failure(f"sector {i} holds stamp {stamp}")
-        clone.model.set(i, 1, stamp)
+    written = range(70, 82)
+    for sector, found in enumerate(clone.get(0, MIB)):
+        if found != SOURCE:
+            settle(clone, sector, 1, written)
     clone.source.heal()
     finish(clone)
 

@@ -2,7 +2,8 @@
 """Nothing in the way of I/O needs memory that it might not get.
 
 The kernel's own threads (workers that copy, commit, complete) get no memory, or
-hardly any; I/O goes on without an error, hydration ends, flushes commit.
+hardly any, unless they can wait for it; I/O goes on without an error, hydration ends,
+flushes commit.
 """
 
 import time
