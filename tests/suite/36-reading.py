@@ -30,11 +30,13 @@ def reads_of_source(clone, trace):
     return count
 
 
-def check_read_once(clone, trace):
+def check_read_once(clone, trace, by_chance=0):
+    """by_chance: so many sectors may have been read twice."""
     count = reads_of_source(clone, trace)
-    if max(count) > 1 or min(count) < 1:
+    twice = sum(c > 1 for c in count)
+    if max(count) > 2 or min(count) < 1 or twice > by_chance:
         raise Failure(f"{count.count(0)} sectors of the source were not read, "
-                      f"{sum(c > 1 for c in count)} more than once")
+                      f"{twice} more than once")
 
 
 def until_written(clone, regions):
@@ -79,11 +81,14 @@ def _(t, region, nr):
 def _(t, region):
     clone = reading_clone(t, region)
     only_reads = {"write": 0, "fua": 0, "discard": 0, "zero": 0, "flush": 0}
+    largest = 400
     with t.trace(clone.source) as trace:
-        clone.random_io(threads=6, ops=150, max_sectors=400, weights=only_reads).run()
+        clone.random_io(threads=6, ops=150, max_sectors=largest, weights=only_reads).run()
         clone.enable_hydration()
         clone.until_hydrated()
-    check_read_once(clone, trace)
+    # Who looks at several regions, and then finds that one behind the first has been
+    # hydrated by another meanwhile, reads what is before it without hydrating it.
+    check_read_once(clone, trace, by_chance=4 * max(region, largest))
     clone.check()
 
 
