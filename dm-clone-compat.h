@@ -21,11 +21,6 @@
 #define DM_CLONE_RDWR	(FMODE_READ | FMODE_WRITE)
 #endif
 
-/* alloc_workqueue() wants to be told which workqueues are per CPU. */
-#ifndef WQ_PERCPU
-#define WQ_PERCPU	0
-#endif
-
 /* Block validators have become const; Kbuild looks at the header. */
 #ifdef DM_CLONE_CONST_VALIDATORS
 #define DM_CLONE_VALIDATOR const struct dm_block_validator

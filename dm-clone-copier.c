@@ -7,19 +7,19 @@
  * A slice goes its way like this:
  *
  *	waiting in its job, for a buffer, and for the pacer
- *	  |	start_slices()
+ *	  |	do_read()
  *	reading
  *	  |	read_endio()
  *	in to_write
- *	  |	work: write_slices()
+ *	  |	do_write()
  *	writing
  *	  |	write_endio()
  *	done: the buffer is free, and its job too if this was the last slice
  *
- * Each class has a work of its own, which submits its bios: to submit one may
- * sleep.  Only the background engine, in a work too, starts reads itself; a task
- * that writes does not: it may have other things to do than to wait until the source
- * takes a request, and limits of its cgroup are not to apply to the copier.
+ * Each class has a work that reads and one that writes: to submit a bio may sleep.
+ * A task that writes does not submit the copy of the rest itself: it may have other
+ * things to do than to wait until the source takes a request, and limits of its
+ * cgroup are not to apply to the copier.
  */
 
 #include <linux/bio.h>
@@ -50,14 +50,18 @@ static const unsigned int max_memory[DM_CLONE_NR_CLASSES] = {
 	[DM_CLONE_BACKGROUND] = DM_CLONE_MAX_WINDOW,
 };
 
-/* A class of jobs: its buffers, its jobs and its work. */
+/* Background jobs that may wait to be started, in sectors: enough to go on with. */
+#define MAX_BACKLOG	DM_CLONE_MIN_PIECE
+
+/* A class of jobs: its buffers, its jobs and its works. */
 struct pool {
-	struct dm_clone_copier *copier;	/* constant, down to the work */
+	struct dm_clone_copier *copier;	/* constant, down to the works */
 	bool paced;
 	const unsigned int *sizes;
 	unsigned int max_memory;
 	struct buffer *first;		/* of the largest size; is never freed */
-	struct delayed_work work;
+	struct delayed_work read_work;
+	struct work_struct write_work;
 
 	unsigned int memory;		/* of all buffers; the rest: copier->lock */
 	struct list_head free[NR_SIZES];
@@ -68,11 +72,16 @@ struct pool {
 struct dm_clone_copier {
 	struct block_device *source;
 	struct block_device *dest;
-	struct workqueue_struct *wq;
+	struct workqueue_struct *wq_source;
+	struct workqueue_struct *wq_dest;
 	struct dm_clone_pacer *pacer;
+	void (*has_room)(void *context);
+	void *context;
 
-	/* Any context; the pacer's may be taken under it. */
+	/* Protects the rest.  Any context; the pacer's may be taken under it. */
 	spinlock_t lock;
+	sector_t backlog;		/* of background jobs, to be started */
+	bool backlogged;		/* @has_room is to be called */
 	struct pool pools[DM_CLONE_NR_CLASSES];
 };
 
@@ -92,13 +101,13 @@ struct buffer {
 	struct dm_clone_buffer *data;
 };
 
-static void run_work(struct pool *pool)
+static void run_read_work(struct pool *pool)
 {
-	struct workqueue_struct *wq = pool->copier->wq;
+	struct workqueue_struct *wq = pool->copier->wq_source;
 
 	/* If it's pending already it may be for later, but only where there's a pace. */
-	if (!queue_delayed_work(wq, &pool->work, 0) && pool->paced)
-		mod_delayed_work(wq, &pool->work, 0);
+	if (!queue_delayed_work(wq, &pool->read_work, 0) && pool->paced)
+		mod_delayed_work(wq, &pool->read_work, 0);
 }
 
 /*
@@ -237,7 +246,7 @@ static void put_buffer(struct buffer *b)
 	spin_lock_irqsave(&copier->lock, flags);
 	list_add(&b->list, &b->pool->free[b->size]);
 	if (!list_empty(&b->pool->jobs))
-		run_work(b->pool);
+		run_read_work(b->pool);
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
@@ -335,7 +344,7 @@ static void read_endio(struct bio *bio)
 	/* Under the lock: once the work has @b, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
 	list_add_tail(&b->list, &b->pool->to_write);
-	run_work(b->pool);
+	queue_work(copier->wq_dest, &b->pool->write_work);
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
@@ -361,12 +370,17 @@ static struct buffer *pop_to_write(struct dm_clone_copier *copier, struct pool *
 	return b;
 }
 
-static void write_slices(struct dm_clone_copier *copier, struct pool *pool)
+static void do_write(struct work_struct *work)
 {
+	struct pool *pool = container_of(work, struct pool, write_work);
+	struct dm_clone_copier *copier = pool->copier;
+	struct blk_plug plug;
 	struct buffer *b;
 
+	blk_start_plug(&plug);
 	while ((b = pop_to_write(copier, pool)))
 		submit_slice(b, copier->dest, REQ_OP_WRITE, write_endio);
+	blk_finish_plug(&plug);
 }
 
 /* The job to go on with: one that is awaited, or the first. */
@@ -396,7 +410,7 @@ static unsigned int __room(struct dm_clone_copier *copier, struct pool *pool,
 
 	room = dm_clone_pacer_room(copier->pacer, &wait);
 	if (!room && wait != U64_MAX)
-		queue_delayed_work(copier->wq, &pool->work,
+		queue_delayed_work(copier->wq_source, &pool->read_work,
 				   nsecs_to_jiffies(wait) + 1);
 
 	return room;
@@ -416,6 +430,18 @@ static void advance(struct dm_clone_span *s, sector_t nr)
 		s->begin = s->hole_end;
 }
 
+/* @nr sectors of background jobs wait no more. */
+static void __reduce_backlog(struct dm_clone_copier *copier, sector_t nr)
+{
+	lockdep_assert_held(&copier->lock);
+
+	copier->backlog -= nr;
+	if (copier->backlogged && copier->backlog < MAX_BACKLOG) {
+		copier->backlogged = false;
+		copier->has_room(copier->context);
+	}
+}
+
 /* Give @b the next slice of @job, of @nr_sectors at most. */
 static void __set_slice(struct buffer *b, struct dm_clone_job *job,
 			unsigned int nr_sectors, bool awaited)
@@ -428,9 +454,19 @@ static void __set_slice(struct buffer *b, struct dm_clone_job *job,
 	b->nr_sectors = min(nr_sectors, pool->sizes[b->size]);
 	advance(&job->left, b->nr_sectors);
 	job->nr_slices++;
+	if (!pool->paced)
+		return;
+
+	b->started = dm_clone_pacer_start(b->copier->pacer, b->nr_sectors, !awaited);
+	__reduce_backlog(b->copier, b->nr_sectors);
+}
+
+/* There's no more of @job to be started. */
+static void __remove_job(struct pool *pool, struct dm_clone_job *job)
+{
+	list_del(&job->list);
 	if (pool->paced)
-		b->started = dm_clone_pacer_start(b->copier->pacer, b->nr_sectors,
-						  !awaited);
+		__reduce_backlog(pool->copier, job->left.end - job->left.begin);
 }
 
 /*
@@ -469,7 +505,7 @@ static struct buffer *take_slice(struct dm_clone_copier *copier, struct pool *po
 		__set_slice(b, job, nr, awaited);
 
 	if (job && (job->outcome.status || job->left.begin == job->left.end)) {
-		list_del(&job->list);
+		__remove_job(pool, job);
 		*started = job;
 	} else if (b && !pool->paced) {
 		list_move_tail(&job->list, &pool->jobs);	/* take turns */
@@ -491,8 +527,9 @@ static bool has_jobs(struct pool *pool)
  * slices will run the work.  If it's the pacer, then either the end of a slice
  * changes its mind, or the work has been queued for when it's time.
  */
-static void start_slices(struct dm_clone_copier *copier, struct pool *pool)
+static void start_slices(struct pool *pool)
 {
+	struct dm_clone_copier *copier = pool->copier;
 	unsigned int size = NR_SIZES;	/* none */
 	struct dm_clone_job *started;
 	struct buffer *b;
@@ -510,14 +547,13 @@ static void start_slices(struct dm_clone_copier *copier, struct pool *pool)
 	}
 }
 
-static void do_pool(struct work_struct *work)
+static void do_read(struct work_struct *work)
 {
-	struct pool *pool = container_of(to_delayed_work(work), struct pool, work);
+	struct pool *pool = container_of(to_delayed_work(work), struct pool, read_work);
 	struct blk_plug plug;
 
 	blk_start_plug(&plug);
-	write_slices(pool->copier, pool);
-	start_slices(pool->copier, pool);
+	start_slices(pool);
 	blk_finish_plug(&plug);
 }
 
@@ -537,30 +573,36 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 	/* Under the lock: once the work has @job, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
 	list_add_tail(&job->list, &pool->jobs);
-	if (class == DM_CLONE_URGENT)
-		run_work(pool);
+	if (pool->paced)
+		copier->backlog += job->left.end - job->left.begin;
+	run_read_work(pool);	/* a barrier: pairs with dm_clone_copier_hurry() */
 	spin_unlock_irqrestore(&copier->lock, flags);
-
-	if (class == DM_CLONE_BACKGROUND) {
-		smp_mb();	/* pairs with dm_clone_copier_hurry() */
-		start_slices(copier, pool);
-	}
 }
 
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier)
 {
-	return has_jobs(&copier->pools[DM_CLONE_BACKGROUND]);
+	unsigned long flags;
+	bool r;
+
+	spin_lock_irqsave(&copier->lock, flags);
+	r = copier->backlog >= MAX_BACKLOG;
+	copier->backlogged |= r;
+	spin_unlock_irqrestore(&copier->lock, flags);
+
+	return r;
 }
 
 void dm_clone_copier_hurry(struct dm_clone_copier *copier)
 {
+	struct pool *pool = &copier->pools[DM_CLONE_BACKGROUND];
+
 	/*
 	 * The bio waits, then this looks for jobs; dm_clone_copier_copy() adds the
-	 * job, then looks for bios.
+	 * job, then queues the work, which looks for bios.
 	 */
 	smp_mb();
-	if (dm_clone_copier_is_backlogged(copier))
-		run_work(&copier->pools[DM_CLONE_BACKGROUND]);
+	if (has_jobs(pool))
+		run_read_work(pool);
 }
 
 void dm_clone_copier_cancel(struct dm_clone_copier *copier)
@@ -573,7 +615,7 @@ void dm_clone_copier_cancel(struct dm_clone_copier *copier)
 	list_for_each_entry(job, &pool->jobs, list)
 		if (!job->outcome.status)
 			job->outcome.status = DM_CLONE_CANCELLED;
-	run_work(pool);
+	run_read_work(pool);
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
@@ -619,10 +661,11 @@ static void free_copier(struct dm_clone_copier *copier)
 	kfree(copier);
 }
 
-struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
-					       struct block_device *dest,
-					       struct workqueue_struct *wq,
-					       struct dm_clone_pacer *pacer)
+struct dm_clone_copier *
+dm_clone_copier_create(struct block_device *source, struct block_device *dest,
+		       struct workqueue_struct *wq_source,
+		       struct workqueue_struct *wq_dest, struct dm_clone_pacer *pacer,
+		       void (*has_room)(void *context), void *context)
 {
 	struct dm_clone_copier *copier = kzalloc(sizeof(*copier), GFP_KERNEL);
 	int i, j, r;
@@ -632,14 +675,18 @@ struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
 
 	copier->source = source;
 	copier->dest = dest;
-	copier->wq = wq;
+	copier->wq_source = wq_source;
+	copier->wq_dest = wq_dest;
 	copier->pacer = pacer;
+	copier->has_room = has_room;
+	copier->context = context;
 	spin_lock_init(&copier->lock);
 	for (i = 0; i < DM_CLONE_NR_CLASSES; i++) {
 		struct pool *pool = &copier->pools[i];
 
 		pool->copier = copier;
-		INIT_DELAYED_WORK(&pool->work, do_pool);
+		INIT_DELAYED_WORK(&pool->read_work, do_read);
+		INIT_WORK(&pool->write_work, do_write);
 		for (j = 0; j < NR_SIZES; j++)
 			INIT_LIST_HEAD(&pool->free[j]);
 		INIT_LIST_HEAD(&pool->jobs);
@@ -660,7 +707,9 @@ void dm_clone_copier_destroy(struct dm_clone_copier *copier)
 	int i;
 
 	/* The end of the last slice may have queued it for nothing. */
-	for (i = 0; i < DM_CLONE_NR_CLASSES; i++)
-		cancel_delayed_work_sync(&copier->pools[i].work);
+	for (i = 0; i < DM_CLONE_NR_CLASSES; i++) {
+		cancel_delayed_work_sync(&copier->pools[i].read_work);
+		cancel_work_sync(&copier->pools[i].write_work);
+	}
 	free_copier(copier);
 }

@@ -13,6 +13,9 @@
  * Two classes of jobs, each with buffers of its own, so that one never waits
  * for the other: urgent ones, for which somebody is waiting, are served with
  * small buffers at once; background ones also with large ones, as the pacer allows.
+ * Each class reads and writes in works of its own, since a device that is busy blocks
+ * whoever submits a bio to it: what has been read does not wait until the source
+ * takes the next read.
  * A job that is larger than a buffer is copied in slices.  The first buffer of
  * each class is allocated when the copier is created and kept, so that there's
  * always a way forward; more come and go with the need, up to a bound of memory.
@@ -77,27 +80,31 @@ struct dm_clone_job {
 };
 
 /*
- * Returns an ERR_PTR() on failure.  @wq must have a rescuer; @pacer must outlive
- * the copier.
+ * Returns an ERR_PTR() on failure.  Reads are submitted on @wq_source, writes on
+ * @wq_dest; both must have a rescuer.  @pacer must outlive the copier.  @has_room is
+ * called with @context, see dm_clone_copier_is_backlogged(); under the copier's lock.
  */
-struct dm_clone_copier *dm_clone_copier_create(struct block_device *source,
-					       struct block_device *dest,
-					       struct workqueue_struct *wq,
-					       struct dm_clone_pacer *pacer);
+struct dm_clone_copier *
+dm_clone_copier_create(struct block_device *source, struct block_device *dest,
+		       struct workqueue_struct *wq_source,
+		       struct workqueue_struct *wq_dest, struct dm_clone_pacer *pacer,
+		       void (*has_room)(void *context), void *context);
 
 /* No job may be under way.  Sleeps. */
 void dm_clone_copier_destroy(struct dm_clone_copier *copier);
 
 /*
- * Copy these sectors.  Urgent: any context; @done may be called before this returns, and
- * then the copier may be gone.  Background: from a task, may sleep until the source takes
- * the first reads, and the copier must not go away before this returns.
+ * Copy these sectors.  Any context; @done may be called before this returns, and then
+ * the copier may be gone.
  */
 void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
 			  enum dm_clone_copier_class class,
 			  const struct dm_clone_span *span, dm_clone_job_fn done);
 
-/* Are there background jobs that have not been started as a whole? */
+/*
+ * Do so many sectors of background jobs wait to be started that more would only be in
+ * the way?  If so, @has_room is called when that changes.
+ */
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier);
 
 /* A background job may be awaited now, or the pace has changed.  Any context. */

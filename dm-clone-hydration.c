@@ -63,7 +63,7 @@ struct dm_clone_hydration {
 	const struct dm_clone_geometry *geo;
 	struct dm_clone_metadata *cmd;
 	struct dm_clone_claims *claims;
-	struct workqueue_struct *wq;
+	struct workqueue_struct *wq;	/* nothing on it blocks on the source */
 	struct dm_clone_hydration_events events;
 
 	struct dm_clone_pacer *pacer;
@@ -1113,11 +1113,17 @@ void dm_clone_hydration_get_stats(struct dm_clone_hydration *h,
  *---------------------------------------------------------------
  */
 
+static void copier_has_room(void *context)
+{
+	dm_clone_hydration_kick(context);
+}
+
 struct dm_clone_hydration *
 dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 			  struct dm_clone_metadata *cmd,
 			  struct dm_clone_claims *claims,
-			  struct workqueue_struct *wq,
+			  struct workqueue_struct *wq_source,
+			  struct workqueue_struct *wq_dest,
 			  struct dm_kcopyd_throttle *throttle,
 			  const struct dm_clone_hydration_events *events)
 {
@@ -1130,7 +1136,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 	h->geo = geo;
 	h->cmd = cmd;
 	h->claims = claims;
-	h->wq = wq;
+	h->wq = wq_dest;
 	h->events = *events;
 	h->pause = MIN_PAUSE;
 	INIT_DELAYED_WORK(&h->work, do_hydration);
@@ -1158,7 +1164,8 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 		goto bad_kcopyd;
 	}
 
-	h->copier = dm_clone_copier_create(geo->source, geo->dest, wq, h->pacer);
+	h->copier = dm_clone_copier_create(geo->source, geo->dest, wq_source, wq_dest,
+					   h->pacer, copier_has_room, h);
 	if (IS_ERR(h->copier)) {
 		r = PTR_ERR(h->copier);
 		goto bad_pacer;

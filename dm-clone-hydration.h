@@ -93,15 +93,17 @@ struct dm_clone_hydration_events {
 };
 
 /*
- * @geo, @cmd and @claims must outlive the engine; work is done on @wq, which
- * must be able to make progress under memory pressure.  The engine is created
- * disabled and suspended.  Returns an ERR_PTR() on failure.
+ * @geo, @cmd and @claims must outlive the engine.  What may block on the source is
+ * done on @wq_source, the rest, the engine itself too, on @wq_dest; both must have a
+ * rescuer.  The engine is created disabled and suspended.  Returns an ERR_PTR() on
+ * failure.
  */
 struct dm_clone_hydration *
 dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 			  struct dm_clone_metadata *cmd,
 			  struct dm_clone_claims *claims,
-			  struct workqueue_struct *wq,
+			  struct workqueue_struct *wq_source,
+			  struct workqueue_struct *wq_dest,
 			  struct dm_kcopyd_throttle *throttle,
 			  const struct dm_clone_hydration_events *events);
 

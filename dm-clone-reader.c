@@ -89,7 +89,8 @@ struct dm_clone_reader {
 	struct dm_clone_metadata *cmd;
 	struct dm_clone_claims *claims;
 	struct dm_clone_hydration *hydration;
-	struct workqueue_struct *wq;
+	struct workqueue_struct *wq_source;
+	struct workqueue_struct *wq_dest;
 	void (*released)(void *context, struct bio_list *waiters);
 	void *context;
 
@@ -271,7 +272,7 @@ static void put_reading(struct dm_clone_read *read)
 	/* Under the lock: once the work has it, the reader may go away. */
 	spin_lock_irqsave(&reader->lock, flags);
 	list_add_tail(&read->list, &reader->to_write);
-	queue_work(reader->wq, &reader->write_work);
+	queue_work(reader->wq_dest, &reader->write_work);
 	spin_unlock_irqrestore(&reader->lock, flags);
 }
 
@@ -471,7 +472,7 @@ void dm_clone_reader_note(struct dm_clone_reader *reader, sector_t begin, sector
 		s->window = clamp(2 * s->window, FIRST_AHEAD, MAX_AHEAD);
 		s->goal = min(end + s->window, reader->geo->size);
 		if (s->goal > s->ahead && reader->running)
-			queue_work(reader->wq, &reader->ahead_work);
+			queue_work(reader->wq_source, &reader->ahead_work);
 	}
 
 	spin_unlock_irqrestore(&reader->lock, flags);
@@ -590,7 +591,8 @@ struct dm_clone_reader *
 dm_clone_reader_create(const struct dm_clone_geometry *geo,
 		       struct dm_clone_metadata *cmd, struct dm_clone_claims *claims,
 		       struct dm_clone_hydration *hydration,
-		       struct workqueue_struct *wq,
+		       struct workqueue_struct *wq_source,
+		       struct workqueue_struct *wq_dest,
 		       void (*released)(void *context, struct bio_list *waiters),
 		       void *context)
 {
@@ -603,7 +605,8 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 	reader->cmd = cmd;
 	reader->claims = claims;
 	reader->hydration = hydration;
-	reader->wq = wq;
+	reader->wq_source = wq_source;
+	reader->wq_dest = wq_dest;
 	reader->released = released;
 	reader->context = context;
 	INIT_WORK(&reader->write_work, do_write);

@@ -149,10 +149,25 @@
  * Of the spinlocks only one is held at a time, but for the pacer's, which is
  * taken under the copier's.
  *
- * Workers: deferred_work, flush_work and commit_work, the engine's, the reader's and
- * the copier's, on one workqueue with a rescuer.  None waits for another.  Bios only
- * wait for claims (owned by bios in flight below us, or by copies), for the copy of the
- * rest of their region, and for flush_work.
+ * Workers
+ * -------
+ *
+ * A device that takes no more requests blocks whoever submits a bio to it, a worker
+ * too.  So what may block on one device shares no worker with what does not need that
+ * device, not even the rescuer that is left when there's no memory:
+ *
+ *	wq_commit	commit_work and flush_work; may block on the metadata device,
+ *			and on the destination, for as long as a commit takes
+ *	wq_source	deferred_read_work, the copier's reads, reads ahead
+ *	wq_dest		deferred_work, the copier's and the reader's writes, the engine,
+ *			which starts no I/O itself but to zero
+ *
+ * With a hung source, writes of whole regions and all I/O to hydrated ones go on,
+ * waited for a claim or not.  No work waits for another.  None is bound to a CPU: a
+ * real-time task that spins for the end of its write would keep that CPU from it.
+ *
+ * Bios only wait for claims (owned by bios in flight below us, or by copies), for the
+ * copy of the rest of their region, and for flush_work.
  */
 
 /* Metadata is committed after this many jiffies, if not before. */
@@ -254,8 +269,11 @@ struct clone {
 
 	struct bio_set parts;		/* of reads that have waited */
 
-	struct workqueue_struct *wq;
+	struct workqueue_struct *wq_commit; /* see "Workers" */
+	struct workqueue_struct *wq_source;
+	struct workqueue_struct *wq_dest;
 	struct work_struct deferred_work;
+	struct work_struct deferred_read_work;
 	struct work_struct flush_work;
 	struct delayed_work commit_work;
 
@@ -263,6 +281,7 @@ struct clone {
 
 	spinlock_t lock;		/* protects the rest */
 	struct bio_list deferred;	/* to be mapped again */
+	struct bio_list deferred_reads;	/* the same, and they need the source */
 	struct bio_list awaiting_commit; /* flushes, and FUA writes that ended */
 	bool user_changes;		/* see "Flush" */
 };
@@ -519,9 +538,10 @@ static void regions_hydrated(void *context)
 	struct clone *clone = context;
 
 	if (dm_clone_is_hydration_done(clone->cmd))
-		mod_delayed_work(clone->wq, &clone->commit_work, 0);
+		mod_delayed_work(clone->wq_commit, &clone->commit_work, 0);
 	else
-		queue_delayed_work(clone->wq, &clone->commit_work, COMMIT_PERIOD);
+		queue_delayed_work(clone->wq_commit, &clone->commit_work,
+				   COMMIT_PERIOD);
 }
 
 /* The work is queued under the lock: once it has @bio, the clone may go away. */
@@ -531,7 +551,7 @@ static void await_commit(struct clone *clone, struct bio *bio)
 
 	spin_lock_irqsave(&clone->lock, flags);
 	bio_list_add(&clone->awaiting_commit, bio);
-	queue_work(clone->wq, &clone->flush_work);
+	queue_work(clone->wq_commit, &clone->flush_work);
 	spin_unlock_irqrestore(&clone->lock, flags);
 }
 
@@ -666,7 +686,7 @@ static void defer_bios(void *context, struct bio_list *bios)
 
 	spin_lock_irqsave(&clone->lock, flags);
 	bio_list_merge(&clone->deferred, bios);
-	queue_work(clone->wq, &clone->deferred_work);
+	queue_work(clone->wq_dest, &clone->deferred_work);
 	spin_unlock_irqrestore(&clone->lock, flags);
 }
 
@@ -1057,36 +1077,70 @@ static int map_read(struct clone *clone, struct bio *bio)
  *---------------------------------------------------------------
  */
 
-static int map_again(struct clone *clone, struct bio *bio)
+static struct bio_list take_deferred(struct clone *clone, struct bio_list *list)
 {
-	if (bio_op(bio) == REQ_OP_READ)
-		return map_uncut_read(clone, bio);
+	struct bio_list bios;
 
-	return map_cut_change(clone, bio);
+	spin_lock_irq(&clone->lock);
+	bios = *list;
+	bio_list_init(list);
+	spin_unlock_irq(&clone->lock);
+
+	return bios;
 }
 
+/* @r: as clone_map() returns it */
+static void submit_mapped(struct bio *bio, int r)
+{
+	if (r == DM_MAPIO_REMAPPED)
+		submit_bio_noacct(bio);
+	else if (r == DM_MAPIO_KILL)
+		bio_io_error(bio);
+	cond_resched();
+}
+
+/* A read, of which some at least is in the source, has to wait for that alone. */
+static void defer_read(struct clone *clone, struct bio *bio)
+{
+	spin_lock_irq(&clone->lock);
+	bio_list_add(&clone->deferred_reads, bio);
+	queue_work(clone->wq_source, &clone->deferred_read_work);
+	spin_unlock_irq(&clone->lock);
+}
+
+static bool is_hydrated(struct clone *clone, struct bio *bio)
+{
+	unsigned long begin = first_region(clone, bio);
+
+	return dm_clone_is_range_hydrated(clone->cmd, begin,
+					  end_region(clone, bio) - begin);
+}
+
+/* Nothing here blocks on the source: what a change needs of it the copier reads. */
 static void do_deferred(struct work_struct *work)
 {
 	struct clone *clone = container_of(work, struct clone, deferred_work);
-	struct bio_list bios;
+	struct bio_list bios = take_deferred(clone, &clone->deferred);
 	struct bio *bio;
 
-	spin_lock_irq(&clone->lock);
-	bios = clone->deferred;
-	bio_list_init(&clone->deferred);
-	spin_unlock_irq(&clone->lock);
-
 	while ((bio = bio_list_pop(&bios))) {
-		switch (map_again(clone, bio)) {
-		case DM_MAPIO_REMAPPED:
-			submit_bio_noacct(bio);
-			break;
-		case DM_MAPIO_KILL:
-			bio_io_error(bio);
-			break;
-		}
-		cond_resched();
+		if (bio_op(bio) != REQ_OP_READ)
+			submit_mapped(bio, map_cut_change(clone, bio));
+		else if (is_hydrated(clone, bio))
+			submit_mapped(bio, remap_read(clone, bio, true));
+		else
+			defer_read(clone, bio);
 	}
+}
+
+static void do_deferred_reads(struct work_struct *work)
+{
+	struct clone *clone = container_of(work, struct clone, deferred_read_work);
+	struct bio_list bios = take_deferred(clone, &clone->deferred_reads);
+	struct bio *bio;
+
+	while ((bio = bio_list_pop(&bios)))
+		submit_mapped(bio, map_uncut_read(clone, bio));
 }
 
 static int clone_map(struct dm_target *ti, struct bio *bio)
@@ -1594,8 +1648,9 @@ static int create_hydration(struct clone *clone)
 	unsigned int i;
 
 	clone->hydration = dm_clone_hydration_create(&clone->geo, clone->cmd,
-						     &clone->claims, clone->wq,
-						     &dm_kcopyd_throttle, &events);
+						     &clone->claims, clone->wq_source,
+						     clone->wq_dest, &dm_kcopyd_throttle,
+						     &events);
 	if (IS_ERR(clone->hydration)) {
 		int r = PTR_ERR(clone->hydration);
 
@@ -1620,7 +1675,8 @@ static int create_reader(struct clone *clone)
 		return 0;
 
 	reader = dm_clone_reader_create(&clone->geo, clone->cmd, &clone->claims,
-					clone->hydration, clone->wq, defer_bios, clone);
+					clone->hydration, clone->wq_source,
+					clone->wq_dest, defer_bios, clone);
 	if (IS_ERR(reader)) {
 		clone->ti->error = "Failed to create the reader";
 		return PTR_ERR(reader);
@@ -1631,11 +1687,18 @@ static int create_reader(struct clone *clone)
 	return 0;
 }
 
+static struct workqueue_struct *create_workqueue_for(const char *what)
+{
+	return alloc_workqueue("dm-clone-%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, what);
+}
+
 static int create_resources(struct clone *clone)
 {
-	clone->wq = alloc_workqueue("dm-clone", WQ_MEM_RECLAIM | WQ_PERCPU, 0);
-	if (!clone->wq) {
-		clone->ti->error = "Failed to allocate the workqueue";
+	clone->wq_commit = create_workqueue_for("commit");
+	clone->wq_source = create_workqueue_for("source");
+	clone->wq_dest = create_workqueue_for("dest");
+	if (!clone->wq_commit || !clone->wq_source || !clone->wq_dest) {
+		clone->ti->error = "Failed to allocate a workqueue";
 		return -ENOMEM;
 	}
 
@@ -1666,6 +1729,18 @@ static int open_metadata(struct clone *clone)
 	return 0;
 }
 
+static void destroy_workqueues(struct clone *clone)
+{
+	if (clone->wq_commit) {
+		cancel_delayed_work_sync(&clone->commit_work);
+		destroy_workqueue(clone->wq_commit);
+	}
+	if (clone->wq_source)
+		destroy_workqueue(clone->wq_source);
+	if (clone->wq_dest)
+		destroy_workqueue(clone->wq_dest);
+}
+
 static void destroy_clone(struct clone *clone)
 {
 	struct dm_target *ti = clone->ti;
@@ -1676,10 +1751,7 @@ static void destroy_clone(struct clone *clone)
 		dm_clone_hydration_stop(clone->hydration);
 		dm_clone_hydration_destroy(clone->hydration);
 	}
-	if (clone->wq) {
-		cancel_delayed_work_sync(&clone->commit_work);
-		destroy_workqueue(clone->wq);
-	}
+	destroy_workqueues(clone);
 	bioset_exit(&clone->parts);
 	if (clone->store)
 		put_store(ti, clone->store);
@@ -1710,9 +1782,11 @@ static struct clone *alloc_clone(struct dm_target *ti)
 	mutex_init(&clone->commit_lock);
 	spin_lock_init(&clone->lock);
 	bio_list_init(&clone->deferred);
+	bio_list_init(&clone->deferred_reads);
 	bio_list_init(&clone->awaiting_commit);
 	dm_clone_claims_init(&clone->claims);
 	INIT_WORK(&clone->deferred_work, do_deferred);
+	INIT_WORK(&clone->deferred_read_work, do_deferred_reads);
 	INIT_WORK(&clone->flush_work, do_flushes);
 	INIT_DELAYED_WORK(&clone->commit_work, do_commit);
 
@@ -1815,6 +1889,7 @@ static void clone_postsuspend(struct dm_target *ti)
 	dm_clone_reader_wait(clone->reader);
 	dm_clone_hydration_wait(clone->hydration);
 	flush_work(&clone->deferred_work);
+	flush_work(&clone->deferred_read_work);
 	flush_work(&clone->flush_work);
 	cancel_delayed_work_sync(&clone->commit_work);
 

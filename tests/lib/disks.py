@@ -118,6 +118,30 @@ def loop(path, sectors):
     return Backing(node, end=end)
 
 
+def narrow(path, depth):
+    """A loop device over a device: one that takes so many requests at a time, at least
+    four, and then has whoever comes next wait until it takes another."""
+    modprobe("loop")
+    below = os.open(path, os.O_RDWR)
+    with open(LOOP_CONTROL, "rb", buffering=0) as control:
+        node = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
+    device = os.open(node, os.O_RDWR)
+    fcntl.ioctl(device, LOOP_SET_FD, below)
+    fcntl.ioctl(device, LOOP_SET_DIRECT_IO, 1)
+    os.close(below)
+
+    queue = f"/sys/block/{os.path.basename(node)}/queue"
+    for key, value in ("scheduler", "none"), ("nr_requests", depth):
+        with open(f"{queue}/{key}", "w", encoding="ascii") as f:
+            f.write(f"{value}\n")
+
+    def end():
+        fcntl.ioctl(device, LOOP_CLR_FD, 0)
+        os.close(device)
+
+    return Backing(node, end=end)
+
+
 class Disk:
     """A device of a test that can be held up, made to fail, or slowed down."""
 

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A device that takes no more requests blocks whoever submits to it. That must be no
+worker that others need, who can do without this device.
+"""
+
+import glob
+
+from lib.blk import SOURCE
+from lib.errors import Failure, Missed
+from lib.framework import test
+
+REGION = 128
+DEPTH = 4                       # requests that the source takes at a time
+
+
+def is_worker_blocked():
+    """Does a worker wait until a device takes a request?"""
+    for path in glob.glob("/proc/[0-9]*/comm"):
+        try:
+            with open(path, encoding="ascii") as f:
+                if not f.read().startswith("kworker"):
+                    continue
+            with open(path.replace("comm", "stack"), encoding="ascii") as f:
+                if "blk_mq_get_tag" in f.read():
+                    return True
+        except OSError:
+            pass                # it has ended
+    return False
+
+
+def write_part(t, clone, region):
+    """A write whose region is otherwise copied."""
+    return t.background(lambda: clone.put(region * REGION, 8))
+
+
+@test("what has been read is written while the source takes no more reads",
+      ours="it submits both from one worker")
+def _(t):
+    disk = t.source(64 * REGION)
+    clone = t.idle_clone(region=REGION, size=disk.sectors,
+                         source=t.narrow(disk, DEPTH))
+    disk.hold_from(32 * REGION, 3000)
+    others = [write_part(t, clone, 40 + i) for i in range(DEPTH - 1)]
+    t.until(lambda: disk.waiting == DEPTH - 1, "reads that hang")
+    write = write_part(t, clone, 0)
+    t.until(lambda: disk.waiting == DEPTH or write.done, "a read that takes its time")
+    # When it has ended one of these takes its place, and the other one blocks again.
+    others += [write_part(t, clone, 50 + i) for i in range(2)]
+    t.until(lambda: is_worker_blocked() or write.done, "a worker that is blocked")
+    if write.done:
+        raise Missed("the read was over too early")
+    write.wait(what="a write whose copy has been read")
+    if any(other.done for other in others):
+        raise Failure("a write whose copy has not been read has ended")
+    disk.heal()
+    for other in others:
+        other.wait()
+    clone.check()
+
+
+@test("an overwrite that has waited goes on while the source takes no more reads",
+      ours="it has no hydrate_on_read")
+def _(t):
+    disk = t.source(64 * REGION)
+    clone = t.clone(region=REGION, size=disk.sectors, source=t.narrow(disk, DEPTH),
+                    features=["no_hydration", "hydrate_on_read"])
+    clone.dest.hold()
+    # Reads of region 1 wait for a claim, and will need the source; its copy is made.
+    failing = write_part(t, clone, 1)
+    t.until(lambda: disk.sectors_read >= REGION - 8, "the copy of the rest")
+    disk.hold()
+    reads = [t.background(lambda: clone.get(REGION, REGION)) for _ in range(DEPTH + 2)]
+    reads[0].must_block(0.4, "a read of a region that is claimed")
+    first = t.background(lambda: clone.block.put(2 * REGION, REGION, 50))
+    first.must_block(0.4, "a write to a disk that is held")
+    second = t.background(lambda: clone.put(2 * REGION, REGION))
+    second.must_block(0.4, "a write to a region that is claimed")
+    clone.dest.fail_range(REGION, REGION)
+    t.fails(failing.wait, what="a write to sectors that fail")
+    t.until(is_worker_blocked, "a worker that is blocked")
+    second.wait(what="an overwrite")
+    first.wait()
+    if any(read.done for read in reads):
+        raise Failure("a read of the held source has ended")
+    disk.release()
+    for read in reads:
+        if read.wait() != [SOURCE] * REGION:
+            raise Failure("a read of an unhydrated region shows something else")
+    clone.dest.heal()
+    clone.model.set(REGION, 8, SOURCE)
+    clone.check()
