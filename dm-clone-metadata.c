@@ -101,7 +101,10 @@ struct dm_clone_metadata {
 	dm_block_t bitset_root;
 	bool read_only;
 	bool is_new;		/* constant once it's open */
-	bool in_doubt;		/* a commit may or may not have become durable */
+
+	/* What the transaction builds on, and whether a crash may not leave that. */
+	struct superblock_disk sb;
+	bool in_doubt;
 	bool has_more;		/* the transaction could not take all changes */
 };
 
@@ -506,11 +509,29 @@ static void __update_block_counts(struct dm_clone_metadata *cmd)
 		WRITE_ONCE(cmd->nr_free_metadata_blocks, nr);
 }
 
+/* Lock the superblock, to be written as @sb; the validator adds the rest. */
+static int __lock_superblock(struct dm_clone_metadata *cmd,
+			     const struct superblock_disk *sb, struct dm_block **b)
+{
+	/* What an extension of the format may have put there is outdated now. */
+	int r = dm_bm_write_lock_zero(cmd->bm, SUPERBLOCK_LOCATION, &sb_validator, b);
+
+	if (!r)
+		memcpy(dm_block_data(*b), sb, sizeof(*sb));
+
+	return r;
+}
+
 /* Write blocks and superblock: the end of a transaction. */
 static int __commit_transaction(struct dm_clone_metadata *cmd)
 {
-	__u8 space_map_root[SPACE_MAP_ROOT_SIZE] = {};
-	struct superblock_disk *sb;
+	struct superblock_disk sb = {
+		.magic = cpu_to_le64(SUPERBLOCK_MAGIC),
+		.version = cpu_to_le32(METADATA_VERSION),
+		.region_size = cpu_to_le64(cmd->region_size),
+		.target_size = cpu_to_le64(cmd->target_size),
+		.bitset_root = cpu_to_le64(cmd->bitset_root),
+	};
 	struct dm_block *b;
 	size_t len;
 	int r;
@@ -523,30 +544,49 @@ static int __commit_transaction(struct dm_clone_metadata *cmd)
 	r = dm_sm_root_size(cmd->sm, &len);
 	if (r)
 		return r;
-	r = dm_sm_copy_root(cmd->sm, space_map_root, len);
+	r = dm_sm_copy_root(cmd->sm, sb.metadata_space_map_root, len);
 	if (r)
 		return r;
 
-	/* What an extension of the format may have put there is outdated now. */
-	r = dm_bm_write_lock_zero(cmd->bm, SUPERBLOCK_LOCATION, &sb_validator, &b);
+	r = __lock_superblock(cmd, &sb, &b);
 	if (r)
 		return r;
 
-	sb = dm_block_data(b);
-	sb->magic = cpu_to_le64(SUPERBLOCK_MAGIC);
-	sb->version = cpu_to_le32(METADATA_VERSION);
-	memcpy(sb->metadata_space_map_root, space_map_root, SPACE_MAP_ROOT_SIZE);
-	sb->region_size = cpu_to_le64(cmd->region_size);
-	sb->target_size = cpu_to_le64(cmd->target_size);
-	sb->bitset_root = cpu_to_le64(cmd->bitset_root);
-
-	/* If this fails, what a crash leaves is known only after another one. */
 	cmd->in_doubt = true;
 	r = dm_tm_commit(cmd->tm, b);
-	if (!r) {
+	if (r)
+		return r;
+
+	cmd->in_doubt = false;
+	cmd->sb = sb;
+	__update_block_counts(cmd);
+
+	return 0;
+}
+
+/*
+ * A superblock was written, and the flush after it failed: a crash may leave
+ * that one or its predecessor, whichever of them was read since.  A transaction
+ * on top of either writes to blocks that the other one needs.  So before the
+ * first block of it is written, the superblock that was read goes to the disk
+ * again, and a flush makes it the one that a crash leaves.
+ */
+static int __settle_superblock(struct dm_clone_metadata *cmd)
+{
+	struct dm_block *b;
+	int r;
+
+	if (!cmd->in_doubt)
+		return 0;
+
+	r = __lock_superblock(cmd, &cmd->sb, &b);
+	if (r)
+		return r;
+
+	dm_bm_unlock(b);
+	r = dm_bm_flush(cmd->bm);
+	if (!r)
 		cmd->in_doubt = false;
-		__update_block_counts(cmd);
-	}
 
 	return r;
 }
@@ -592,17 +632,17 @@ static int __read_superblock(struct dm_clone_metadata *cmd,
 static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn,
 			      char **error)
 {
-	struct superblock_disk sb;
+	struct superblock_disk *sb = &cmd->sb;
 	int r;
 
-	r = __read_superblock(cmd, &sb, error);
+	r = __read_superblock(cmd, sb, error);
 	if (r)
 		return r;
 
 	*error = "Metadata is damaged";
 	r = dm_clone_check_metadata(cmd->bm, metadata_blocks_of(cmd->bdev),
-				    sb.metadata_space_map_root,
-				    le64_to_cpu(sb.bitset_root), cmd->nr_words,
+				    sb->metadata_space_map_root,
+				    le64_to_cpu(sb->bitset_root), cmd->nr_words,
 				    fn, cmd);
 	if (r) {
 		DMERR("%pg: failed to check the metadata: %d", cmd->bdev, r);
@@ -610,7 +650,7 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 	}
 
 	r = dm_tm_open_with_sm(cmd->bm, SUPERBLOCK_LOCATION,
-			       sb.metadata_space_map_root, SPACE_MAP_ROOT_SIZE,
+			       sb->metadata_space_map_root, SPACE_MAP_ROOT_SIZE,
 			       &cmd->tm, &cmd->sm);
 	if (r) {
 		DMERR("%pg: failed to open the transaction manager: %d",
@@ -624,7 +664,7 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 		.levels = 1,
 		.value_type.size = sizeof(__le64),
 	};
-	cmd->bitset_root = le64_to_cpu(sb.bitset_root);
+	cmd->bitset_root = le64_to_cpu(sb->bitset_root);
 	__update_block_counts(cmd);
 
 	return 0;
@@ -891,6 +931,8 @@ int dm_clone_metadata_pre_commit(struct dm_clone_metadata *cmd)
 
 	down_write(&cmd->lock);
 	r = __usable(cmd);
+	if (!r)
+		r = __settle_superblock(cmd);
 	if (!r && __map(cmd)) {
 		__begin_commit(cmd);
 		r = __write_dirty_words(cmd, __map(cmd));
@@ -906,10 +948,14 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd)
 
 	down_write(&cmd->lock);
 	r = __usable(cmd);
-	if (!r)
+	if (!r) {
 		r = __commit_transaction(cmd);
-	if (!r)
-		__end_commit(cmd);
+		/* The space map may take it for done; nothing may build on that. */
+		if (r)
+			__destroy_transaction(cmd);
+		else
+			__end_commit(cmd);
+	}
 	up_write(&cmd->lock);
 
 	return r;
@@ -920,7 +966,10 @@ bool dm_clone_metadata_has_more(struct dm_clone_metadata *cmd)
 	return cmd->has_more;
 }
 
-/* An error of a write that nobody needs would be found by the next commit. */
+/*
+ * An error of a write that nobody needs would be found by the next commit.  How
+ * the flush ends is of no interest: nothing relies on it.
+ */
 static void __forget_write_errors(struct dm_clone_metadata *cmd)
 {
 	dm_bm_set_read_write(cmd->bm);
@@ -941,17 +990,19 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd)
 	__destroy_transaction(cmd);
 
 	/*
-	 * Writes the blocks of the transaction that are dirty; nothing on the
-	 * disk refers to them.  (Unless it's the superblock itself that could
-	 * not be written; then all it refers to is on the disk by now.)
+	 * Writes the blocks of the transaction that are dirty.  They are free in
+	 * the superblock it builds on, which is the one that a crash leaves: if
+	 * that was in doubt, then it has been settled before the first of them.
+	 * After a commit that has failed, or a settlement, nothing is dirty.
 	 */
 	dm_block_manager_reset(cmd->bm);
 	__forget_write_errors(cmd);
 
 	/*
 	 * The words that were taken off their marks get marked again.  If that
-	 * fails, all regions go on counting as not committed.  So they do if the
-	 * superblock just read may be gone after a crash.
+	 * fails, all regions go on counting as not committed.  So they do while
+	 * the superblock just read may not be what a crash leaves, which the
+	 * next pre_commit settles.
 	 */
 	r = __open_transaction(cmd, compare_word, &error);
 	if (!r && !cmd->in_doubt)
@@ -1074,6 +1125,18 @@ static int __open_or_format(struct dm_clone_metadata *cmd, char **error)
 {
 	bool unformatted;
 	int r;
+
+	/*
+	 * The machine may have been reset before a superblock had been flushed.
+	 * It could be read, and lost later, after blocks that its predecessor
+	 * needs have been written to.
+	 */
+	*error = "Failed to flush the metadata device";
+	r = blkdev_issue_flush(cmd->bdev);
+	if (r) {
+		DMERR("%pg: failed to flush: %d", cmd->bdev, r);
+		return r;
+	}
 
 	*error = "Failed to read the metadata device";
 	r = superblock_is_all_zeroes(cmd->bm, &unformatted);

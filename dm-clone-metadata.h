@@ -53,7 +53,8 @@ struct dm_clone_metadata;
  * Open the metadata of a clone of @target_size sectors in regions of
  * @region_size sectors.  A device whose first block is all zeroes is
  * formatted; valid metadata of these very sizes is loaded; anything else is
- * refused, and then nothing has been written.
+ * refused, and then nothing has been written.  The device is flushed first, so
+ * that what is read is what a crash leaves.
  *
  * On failure returns an ERR_PTR() and points *@error at a short phrase (static
  * storage) that says what is wrong; the kernel log has the details.
@@ -98,6 +99,11 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd);
  * the metadata device has failed: if the metadata cannot be read now, the
  * object fails further pre_commits and commits with -EIO until an abort
  * succeeds.
+ *
+ * After a commit that has failed nobody knows which superblock the disk will
+ * have after a crash.  The one that abort finds is written again, and flushed,
+ * by the next pre_commit, which writes nothing else, and fails, as long as that
+ * does not succeed.
  */
 int dm_clone_metadata_abort(struct dm_clone_metadata *cmd);
 

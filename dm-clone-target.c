@@ -121,7 +121,9 @@
  * the destination's, where 2 has made their data durable.
  *
  * If 1 or 3 fail the metadata is thrown back to the last transaction and the
- * device goes to read-only mode, or to fail mode if even that doesn't work.  If
+ * device goes to read-only mode, or to fail mode if even that doesn't work.  Which
+ * one is the last, if 3 fails in the end, has to be settled before anything is
+ * written again; see dm_clone_metadata_abort().  If
  * 2 fails, nobody knows which of the writes since the last flush the
  * destination still has, and a later flush that succeeds doesn't tell either.
  * So nothing may be committed any more before the regions' data has been made

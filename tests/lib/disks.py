@@ -274,6 +274,34 @@ class Disk:
         self.backing.close()
 
 
+class Cache(Disk):
+    """A disk with a cache that a test knows all about: its flushes go a way of their
+    own, where they can fail; and they, or writes of the first block, can be held."""
+
+    def __init__(self, name, base):
+        super().__init__(name, base.sectors, Backing(base.path))
+        self.flushes = Disk(f"{name}f", base.sectors, Backing(base.path))
+        self.hold_some()
+
+    def hold_some(self, superblock=False, flush=False):
+        """Neither: what was held goes on, and nothing is held any more."""
+        def piece(first, nr):
+            place = f"{self.backing.number} {self.backing.offset + first}"
+            write = FOREVER if superblock and not first else 0
+            return (first, nr, "delay", f"{place} 0 {place} {write} "
+                    f"{self.flushes.number} {first} {FOREVER if flush else 0}")
+
+        self._swap([piece(0, 8), piece(8, self.sectors - 8)])
+
+    def heal(self):
+        super().heal()
+        self.flushes.heal()
+
+    def close(self):
+        super().close()
+        self.flushes.close()
+
+
 def umount(path):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.umount2(path.encode(), 0):

@@ -5,7 +5,7 @@ request that met the error hears of it, and there is a way back."""
 import errno
 import time
 
-from lib import kmsg
+from lib import disks, kmsg, metadata
 from lib.blk import MIB, SOURCE, ZERO
 from lib.errors import Failure, Missed
 from lib.framework import test
@@ -200,6 +200,118 @@ def _(t):
     clone.flush()
     clone.reactivate()
     clone.check()
+
+
+class TwoSuperblocks:
+    """A clone whose metadata device has a superblock that was flushed, and after it
+    got another one that was not."""
+
+    def __init__(self, t):
+        self.t = t
+        self.base = t.metadata(kind="null")     # which has a cache
+        self.meta = t.add_disk(disks.Cache(t.name("cache"), self.base))
+        self.clone = t.idle_clone(region=8, meta=self.meta)
+        self.clone.put(0, 64)
+        self.clone.reactivate()                 # then it looks for room from the start
+        self.clone.put(64, 64)
+        self.clone.flush()
+        self.flushed = self.base.block.read(0, 8)
+        self.bitmap = self._bitmap()
+
+    def _bitmap(self):
+        return metadata.Superblock(self.flushed).bitmap(self.base.block, self.clone.regions)
+
+    def fail_flush(self):
+        """It fails after the superblock's write, and from then on."""
+        t, clone = self.t, self.clone
+        self.meta.hold_some(superblock=True)
+        clone.put(512, 64)
+        flush = t.background(clone.flush)
+        t.until(lambda: self.meta.waiting, "a superblock on its way")
+        clone.put(1024, 64)                     # something for the next transaction
+        self.meta.flushes.fail_writes()
+        self.meta.hold_some()
+        t.fails(lambda: flush.wait(10, "a flush"), errno.EIO, what="the flush")
+        clone.until_mode("ro|Fail")
+        if self.base.block.read(0, 8) == self.flushed:
+            raise Failure("there is no newer superblock")
+
+    def cut_power(self):
+        """Whatever was not flushed is there, but for the newer superblock."""
+        metadata.check(self.flushed + self.base.image()[len(self.flushed):])
+        if self._bitmap() != self.bitmap:
+            raise Failure("blocks of the older superblock are not what they were")
+
+
+@test("a flush of the metadata fails after the superblock's write, and so do attempts to "
+      "recover: the superblock before it is as good as ever", ours="it has no way back")
+def _(t):
+    two = TwoSuperblocks(t)
+    two.fail_flush()
+    two.cut_power()
+    for _ in range(3):
+        two.clone.device.suspend()
+        two.clone.device.resume()
+        two.clone.until_mode("ro|Fail")
+        two.clone.check()
+        two.cut_power()
+
+    for where in 512, 1024:
+        two.clone.model.maybe(where, 64, SOURCE)
+    two.clone.deactivate()
+    two.meta.heal()
+    two.base.block.write(0, two.flushed)
+    two.clone.activate()
+    two.clone.check()
+
+
+@test("a flush of the metadata has failed after the superblock's write: when the clone "
+      "recovers a superblock is written and flushed before anything else",
+      ours="it has no way back")
+def _(t):
+    two = TwoSuperblocks(t)
+    two.fail_flush()
+    two.meta.flushes.heal()
+    with t.trace(two.meta) as trace:
+        two.clone.device.suspend()
+        two.clone.device.resume()
+        two.clone.until_mode("rw")
+    changes = [b for b in trace.of(two.meta.number) if b.writes]
+    first = trace.bios.index(changes[0])
+    between = trace.bios[first:trace.bios.index(changes[1])]
+    if changes[0].sector or not any(b.flush for b in between):
+        raise Failure(f"{changes[:3]}, in between: {between}")
+    two.clone.check()
+    two.clone.reactivate()
+    two.clone.check()
+
+
+@test("a reset after the superblock's write, and a power cut in the next life: what was "
+      "read from the metadata device's cache is flushed before it is built upon",
+      ours="it does not flush")
+def _(t):
+    two = TwoSuperblocks(t)
+    two.clone.put(512, 64)
+    two.clone.flush()                           # now say that this was not flushed
+    two.clone.deactivate()
+    with t.trace(two.meta) as trace:
+        two.clone.activate()
+    bios = trace.of(two.meta.number)
+    reads = [i for i, b in enumerate(bios) if b.kind == "R"]
+    flushes = [i for i, b in enumerate(bios) if b.flush]
+
+    two.meta.hold_some(flush=True)
+    two.clone.put(1024, 64)
+    flush = t.background(two.clone.flush)
+    t.until(lambda: two.meta.waiting, "a flush of the next transaction's blocks")
+    if not flushes:
+        two.cut_power()
+    elif flushes[0] > reads[0]:
+        raise Failure(f"read before it was flushed: {bios}")
+    two.meta.hold_some()
+    flush.wait(10, "a flush")
+    two.clone.reactivate()
+    two.clone.check()
 
 
 @test("the metadata fails, the device is removed, the metadata is back: "
