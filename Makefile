@@ -35,7 +35,7 @@ peer:
 # TESTS= selects some by a part of their names: see scripts/check for more.
 check: modules peer
 	@$(PACKAGES) check
-	@+$(MAKE) --no-print-directory -C tests
+	@+$(MAKE) --no-print-directory -C tests all halts
 	@+$(MAKE) --no-print-directory -C tests/fuzz
 	@scripts/check $(TESTS)
 

@@ -88,8 +88,9 @@ bool dm_clone_claim_wait(struct dm_clone_claims *claims, unsigned long region,
 			 struct bio *bio);
 
 /*
- * Give up @claim.  Its waiters are the caller's then, in the order they came: he
- * sees to it that they are mapped again.
+ * Give up @claim.  Its waiters are the caller's then, in the order they came, to
+ * be mapped again; and the engine, which passes by what others have claimed, may
+ * have to be told.  So this is for dm_clone_hydration_release() only.
  */
 void dm_clone_claim_release(struct dm_clone_claims *claims,
 			    struct dm_clone_claim *claim);

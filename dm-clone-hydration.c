@@ -28,6 +28,7 @@
 #include <linux/slab.h>
 
 #include "dm-clone-compat.h"
+#include "dm-clone-faults.h"
 #include "dm-clone-hydration.h"
 #include "dm-clone-pacer.h"
 
@@ -132,6 +133,29 @@ void dm_clone_hydration_begin(struct dm_clone_hydration *h,
 			      const struct dm_clone_claim *claim)
 {
 	atomic_long_add(claim->end - claim->begin, &h->nr_in_flight);
+}
+
+/* There may be something to do. */
+static void kick(struct dm_clone_hydration *h)
+{
+	if (!dm_clone_is_hydration_done(h->cmd))
+		mod_delayed_work(h->wq, &h->work, 0);
+}
+
+/*
+ * The kick comes after the release.  So if the work has met the claim, then the
+ * kick has it run once more: it has either begun a new pass by then, or will
+ * when the copies of this one have ended.
+ */
+void dm_clone_hydration_release(struct dm_clone_hydration *h,
+				struct dm_clone_claim *claim)
+{
+	unsigned long nr = claim->end - claim->begin;
+
+	dm_clone_claim_release(h->claims, claim);
+	if (!dm_clone_is_range_hydrated(h->cmd, claim->begin, nr))
+		kick(h);
+	h->events.released(h->events.context, &claim->waiters);
 }
 
 static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_means means,
@@ -312,7 +336,7 @@ void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroe
 void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h, unsigned int nr)
 {
 	WRITE_ONCE(h->threshold, nr);
-	dm_clone_hydration_kick(h);
+	kick(h);
 }
 
 void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h, unsigned int nr)
@@ -329,14 +353,14 @@ void dm_clone_hydration_set_rate(struct dm_clone_hydration *h, unsigned int rate
 {
 	dm_clone_pacer_set_limit(h->pacer, to_sectors(rate));
 	dm_clone_copier_hurry(h->copier);
-	dm_clone_hydration_kick(h);
+	kick(h);
 }
 
 void dm_clone_hydration_set_floor(struct dm_clone_hydration *h, unsigned int floor)
 {
 	dm_clone_pacer_set_floor(h->pacer, to_sectors(floor));
 	dm_clone_copier_hurry(h->copier);
-	dm_clone_hydration_kick(h);
+	kick(h);
 }
 
 void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h, unsigned int nr)
@@ -402,13 +426,6 @@ static void __pause(struct dm_clone_hydration *h, unsigned long pause)
 	h->resume_at = max(h->resume_at, get_jiffies_64() + pause);
 }
 
-/* Others may have the regions now; those that wait for them start again. */
-static void release_claim(struct dm_clone_hydration *h, struct batch *batch)
-{
-	dm_clone_claim_release(h->claims, &batch->claim);
-	h->events.released(h->events.context, &batch->claim.waiters);
-}
-
 static void __wake_if_idle(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
@@ -423,7 +440,7 @@ static void finish_batch(struct batch *batch)
 	unsigned long nr = batch->claim.end - batch->claim.begin;
 	unsigned long flags;
 
-	release_claim(h, batch);
+	dm_clone_hydration_release(h, &batch->claim);
 
 	/*
 	 * All under the lock: dm_clone_hydration_wait() takes it before it goes
@@ -435,7 +452,7 @@ static void finish_batch(struct batch *batch)
 	if (duty(h) < 100)
 		__pause(h, pause_after(h, batch));
 	mempool_free(batch, &h->batch_pool);
-	dm_clone_hydration_kick(h);
+	kick(h);
 	__wake_if_idle(h);
 	spin_unlock_irqrestore(&h->lock, flags);
 }
@@ -496,7 +513,7 @@ static void copied_one(struct dm_clone_copy *copy, blk_status_t status)
 		batch->failed |= batch->next != batch->claim.end;
 	if (again) {
 		list_add_tail(&batch->list, &h->to_retry);
-		dm_clone_hydration_kick(h);
+		kick(h);
 	}
 	spin_unlock_irqrestore(&h->lock, flags);
 
@@ -538,6 +555,7 @@ static void retry_batches(struct dm_clone_hydration *h)
 	while ((batch = pop_to_retry(h))) {
 		batch->copy.claim.begin = batch->next++;
 		batch->copy.claim.end = batch->next;
+		dm_clone_halt(DM_CLONE_HALT_RETRY);
 		copy_regions(h, &batch->copy, is_awaited, copied_one);
 	}
 }
@@ -614,7 +632,7 @@ static int add_ranges(struct dm_clone_hydration *h, struct range_list *list,
 	spin_unlock_irq(&h->lock);
 
 	free_ranges(&new);
-	dm_clone_hydration_kick(h);
+	kick(h);
 
 	return r;
 }
@@ -682,12 +700,6 @@ static struct listed_range *next_range(struct dm_clone_hydration *h,
  *---------------------------------------------------------------
  */
 
-void dm_clone_hydration_kick(struct dm_clone_hydration *h)
-{
-	if (!dm_clone_is_hydration_done(h->cmd))
-		mod_delayed_work(h->wq, &h->work, 0);
-}
-
 /*
  * How many regions may be put in copy now, in one batch?  If the answer is none
  * then something will kick us when it changes.
@@ -738,7 +750,7 @@ static bool account_start(struct dm_clone_hydration *h, unsigned long nr)
 
 static void abandon_batch(struct dm_clone_hydration *h, struct batch *batch)
 {
-	release_claim(h, batch);
+	dm_clone_hydration_release(h, &batch->claim);
 	mempool_free(batch, &h->batch_pool);
 }
 
@@ -793,6 +805,7 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 		return false;
 	}
 
+	dm_clone_halt(DM_CLONE_HALT_BATCH);
 	h->nr_started++;
 	batch->failed = false;
 	batch->started = jiffies;
@@ -834,7 +847,7 @@ static bool end_pass(struct dm_clone_hydration *h)
 	h->cursor = 0;
 	h->nr_started = 0;
 	if (failed)
-		dm_clone_hydration_kick(h);
+		kick(h);
 
 	return again;
 }
@@ -878,13 +891,13 @@ static void skipped(struct dm_clone_copy *copy, blk_status_t status)
 	struct dm_clone_hydration *h = copy->hydration;
 	unsigned long flags;
 
-	release_claim(h, batch);
+	dm_clone_hydration_release(h, &batch->claim);
 
 	/* All under the lock, as in finish_batch(). */
 	spin_lock_irqsave(&h->lock, flags);
 	h->zeroing = false;
 	mempool_free(batch, &h->batch_pool);
-	dm_clone_hydration_kick(h);
+	kick(h);
 	__wake_if_idle(h);
 	spin_unlock_irqrestore(&h->lock, flags);
 }
@@ -1028,7 +1041,7 @@ void dm_clone_hydration_enable(struct dm_clone_hydration *h, bool enable)
 	spin_unlock_irq(&h->lock);
 
 	if (enable)
-		dm_clone_hydration_kick(h);
+		kick(h);
 }
 
 bool dm_clone_hydration_is_enabled(struct dm_clone_hydration *h)
@@ -1071,7 +1084,7 @@ void dm_clone_hydration_start(struct dm_clone_hydration *h)
 		h->first_start = ktime_get();
 	spin_unlock_irq(&h->lock);
 
-	dm_clone_hydration_kick(h);
+	kick(h);
 }
 
 static const char *__state(struct dm_clone_hydration *h)
@@ -1115,7 +1128,7 @@ void dm_clone_hydration_get_stats(struct dm_clone_hydration *h,
 
 static void copier_has_room(void *context)
 {
-	dm_clone_hydration_kick(context);
+	kick(context);
 }
 
 struct dm_clone_hydration *

@@ -11,7 +11,7 @@
  * at once.  The end of one copy starts the next.
  *
  * Copies of whole regions set the hydrated bits before they report that they are done.
- * Whoever made the claim releases it.
+ * Whoever made the claim releases it, by dm_clone_hydration_release().
  */
 #ifndef DM_CLONE_HYDRATION_H
 #define DM_CLONE_HYDRATION_H
@@ -140,6 +140,15 @@ void dm_clone_hydration_end(struct dm_clone_hydration *h,
 			    const struct dm_clone_outcome *outcome);
 
 /*
+ * Release @claim, whoever has made it and whatever has become of its regions: who
+ * has waited for it is handed on, and if a region is still unhydrated the engine
+ * hears of it.  While the claim was there the engine may have passed by, and have
+ * come to the end of all it could do, to go on when somebody tells it.  Any context.
+ */
+void dm_clone_hydration_release(struct dm_clone_hydration *h,
+				struct dm_clone_claim *claim);
+
+/*
  * Regions that are not hydrated are known to be zero in the destination, or no
  * longer.  Then there's nothing to write in order to zero them.
  */
@@ -180,9 +189,6 @@ void dm_clone_hydration_start(struct dm_clone_hydration *h);
 
 /* Nothing more will be copied in the background: free the memory for that. */
 void dm_clone_hydration_shrink(struct dm_clone_hydration *h);
-
-/* There may be something to do again: a claim failed.  Any context. */
-void dm_clone_hydration_kick(struct dm_clone_hydration *h);
 
 /* A bio is waiting for a claim, perhaps of a background copy.  Any context. */
 void dm_clone_hydration_hurry(struct dm_clone_hydration *h);

@@ -29,6 +29,7 @@
 
 #include "dm-clone-buffer.h"
 #include "dm-clone-compat.h"
+#include "dm-clone-faults.h"
 #include "dm-clone-reader.h"
 
 /* Most memory in use, in sectors, and for what nobody has asked for yet: 16, 8 MiB. */
@@ -91,8 +92,6 @@ struct dm_clone_reader {
 	struct dm_clone_hydration *hydration;
 	struct workqueue_struct *wq_source;
 	struct workqueue_struct *wq_dest;
-	void (*released)(void *context, struct bio_list *waiters);
-	void *context;
 
 	struct work_struct write_work;
 	struct work_struct ahead_work;
@@ -146,10 +145,7 @@ static void put_memory(struct dm_clone_reader *reader, unsigned int nr_sectors)
 
 static void release_claim(struct dm_clone_read *read)
 {
-	struct dm_clone_reader *reader = read->reader;
-
-	dm_clone_claim_release(reader->claims, &read->claim);
-	reader->released(reader->context, &read->claim.waiters);
+	dm_clone_hydration_release(read->reader->hydration, &read->claim);
 }
 
 static void free_read(struct dm_clone_read *read)
@@ -175,9 +171,6 @@ static void pause_after_error(struct dm_clone_reader *reader)
 	spin_lock_irqsave(&reader->lock, flags);
 	reader->resume_at = get_jiffies_64() + PAUSE;
 	spin_unlock_irqrestore(&reader->lock, flags);
-
-	/* The background copy may have passed by these regions. */
-	dm_clone_hydration_kick(reader->hydration);
 }
 
 static void end_read(struct dm_clone_read *read)
@@ -389,9 +382,9 @@ static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
 }
 
 /* @most: memory that may be in use then, in sectors */
-static struct dm_clone_read *prepare(struct dm_clone_reader *reader,
-				     unsigned long begin, unsigned long end,
-				     unsigned int most, unsigned long *taken_until)
+static enum dm_clone_readiness
+prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
+	unsigned int most, struct dm_clone_read **result, unsigned long *taken_until)
 {
 	const struct dm_clone_geometry *geo = reader->geo;
 	sector_t sector = dm_clone_region_start(geo, begin);
@@ -400,32 +393,36 @@ static struct dm_clone_read *prepare(struct dm_clone_reader *reader,
 	end = min(end, begin + (DM_CLONE_MAX_READ >> geo->region_shift));
 	read = alloc_read(reader, dm_clone_range_end(geo, end) - sector, most);
 	if (!read)
-		return NULL;
+		return DM_CLONE_READ_NOT_NOW;
 
+	dm_clone_halt(DM_CLONE_HALT_READER);
 	if (!dm_clone_claim_free_part(reader->claims, &read->claim, begin, end,
 				      taken_until)) {
 		free_read(read);
-		return ERR_PTR(-EBUSY);
+		return DM_CLONE_READ_TAKEN;
 	}
 
 	/* Now that they're ours: are they still as they were? */
+	dm_clone_halt(DM_CLONE_HALT_READER_CLAIMED);
 	if (!dm_clone_is_range_unhydrated(reader->cmd, begin, read->claim.end - begin)) {
 		release_claim(read);
 		free_read(read);
-		return NULL;
+		return DM_CLONE_READ_CHANGED;
 	}
 
 	read->sector = sector;
 	read->nr_sectors = dm_clone_range_end(geo, read->claim.end) - sector;
+	*result = read;
 
-	return read;
+	return DM_CLONE_READ_READY;
 }
 
-struct dm_clone_read *dm_clone_reader_prepare(struct dm_clone_reader *reader,
-					      unsigned long begin, unsigned long end,
-					      unsigned long *taken_until)
+enum dm_clone_readiness
+dm_clone_reader_prepare(struct dm_clone_reader *reader, unsigned long begin,
+			unsigned long end, struct dm_clone_read **read,
+			unsigned long *taken_until)
 {
-	return prepare(reader, begin, end, MAX_MEMORY, taken_until);
+	return prepare(reader, begin, end, MAX_MEMORY, read, taken_until);
 }
 
 /*
@@ -520,18 +517,21 @@ static void go_ahead(struct dm_clone_reader *reader, struct stream *s)
 			return;
 		}
 
-		read = prepare(reader, begin, end, MAX_AHEAD_MEMORY, &taken_until);
-		if (!read)
-			return;
-
-		if (IS_ERR(read)) {
+		switch (prepare(reader, begin, end, MAX_AHEAD_MEMORY, &read,
+				&taken_until)) {
+		case DM_CLONE_READ_READY:
+			ahead_is_at(reader, s, dm_clone_read_end(read));
+			dm_clone_reader_submit(read, NULL);
+			cond_resched();
+			break;
+		case DM_CLONE_READ_TAKEN:
 			ahead_is_at(reader, s, taken_until);
-			continue;
+			break;
+		case DM_CLONE_READ_CHANGED:
+			break;
+		case DM_CLONE_READ_NOT_NOW:
+			return;
 		}
-
-		ahead_is_at(reader, s, dm_clone_read_end(read));
-		dm_clone_reader_submit(read, NULL);
-		cond_resched();
 	}
 }
 
@@ -592,9 +592,7 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 		       struct dm_clone_metadata *cmd, struct dm_clone_claims *claims,
 		       struct dm_clone_hydration *hydration,
 		       struct workqueue_struct *wq_source,
-		       struct workqueue_struct *wq_dest,
-		       void (*released)(void *context, struct bio_list *waiters),
-		       void *context)
+		       struct workqueue_struct *wq_dest)
 {
 	struct dm_clone_reader *reader = kzalloc(sizeof(*reader), GFP_KERNEL);
 
@@ -607,8 +605,6 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 	reader->hydration = hydration;
 	reader->wq_source = wq_source;
 	reader->wq_dest = wq_dest;
-	reader->released = released;
-	reader->context = context;
 	INIT_WORK(&reader->write_work, do_write);
 	INIT_WORK(&reader->ahead_work, do_ahead);
 	spin_lock_init(&reader->lock);

@@ -39,8 +39,7 @@ struct dm_clone_read;
 
 /*
  * @geo, @cmd, @claims and @hydration must outlive the reader.  It reads ahead on
- * @wq_source and writes on @wq_dest; both must have a rescuer.  @released, with
- * @context, gets bios that have waited for a claim that is gone.  The reader is
+ * @wq_source and writes on @wq_dest; both must have a rescuer.  The reader is
  * created stopped.  Returns an ERR_PTR() on failure.
  */
 struct dm_clone_reader *
@@ -48,9 +47,7 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 		       struct dm_clone_metadata *cmd, struct dm_clone_claims *claims,
 		       struct dm_clone_hydration *hydration,
 		       struct workqueue_struct *wq_source,
-		       struct workqueue_struct *wq_dest,
-		       void (*released)(void *context, struct bio_list *waiters),
-		       void *context);
+		       struct workqueue_struct *wq_dest);
 
 /* Stopped, and waited for.  NULL is fine here, and in the next three. */
 void dm_clone_reader_destroy(struct dm_clone_reader *reader);
@@ -63,17 +60,22 @@ void dm_clone_reader_start(struct dm_clone_reader *reader);
 void dm_clone_reader_stop(struct dm_clone_reader *reader);
 void dm_clone_reader_wait(struct dm_clone_reader *reader);
 
+enum dm_clone_readiness {
+	DM_CLONE_READ_READY,	/* *@read is the caller's */
+	DM_CLONE_READ_TAKEN,	/* another has claimed @begin, up to *@taken_until */
+	DM_CLONE_READ_CHANGED,	/* some have been hydrated meanwhile: look again */
+	DM_CLONE_READ_NOT_NOW	/* no memory, stopped, or an error a moment ago */
+};
+
 /*
  * Get ready to read the unhydrated regions [begin, end), or as many of them from
- * @begin on as can be claimed and read at once: dm_clone_read_end() tells.  After
- * that comes dm_clone_reader_submit(), without fail.
- *
- * NULL: not now.  ERR_PTR(-EBUSY): another has claimed @begin, and *@taken_until is
- * the end of his claim.  Any context.
+ * @begin on as can be claimed and read at once: dm_clone_read_end() tells.  If
+ * that works dm_clone_reader_submit() follows, without fail.  Any context.
  */
-struct dm_clone_read *dm_clone_reader_prepare(struct dm_clone_reader *reader,
-					      unsigned long begin, unsigned long end,
-					      unsigned long *taken_until);
+enum dm_clone_readiness
+dm_clone_reader_prepare(struct dm_clone_reader *reader, unsigned long begin,
+			unsigned long end, struct dm_clone_read **read,
+			unsigned long *taken_until);
 unsigned long dm_clone_read_end(struct dm_clone_read *read);
 
 /*

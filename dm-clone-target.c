@@ -694,8 +694,7 @@ static void defer_bios(void *context, struct bio_list *bios)
 
 static void release_claim(struct clone *clone, struct clone_io *io)
 {
-	dm_clone_claim_release(&clone->claims, &io->copy.claim);
-	defer_bios(clone, &io->copy.claim.waiters);
+	dm_clone_hydration_release(clone->hydration, &io->copy.claim);
 }
 
 /*
@@ -737,8 +736,6 @@ static void end_overwrite(struct clone *clone, struct clone_io *io,
 	if (status)
 		region_spoilt(clone);
 	release_claim(clone, io);
-	if (status)
-		dm_clone_hydration_kick(clone->hydration);
 }
 
 /* A write to a part of a region has ended, and so has the copy of the rest. */
@@ -751,8 +748,6 @@ static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bi
 	}
 
 	release_claim(clone, io);
-	if (bio->bi_status)
-		dm_clone_hydration_kick(clone->hydration);
 }
 
 /* bio_endio() has done its part of the work: there's only device-mapper to be told. */
@@ -843,7 +838,6 @@ static void zeroed_for_bio(struct dm_clone_copy *copy, blk_status_t status)
 	release_claim(clone, io);
 
 	if (status) {
-		dm_clone_hydration_kick(clone->hydration);
 		bio->bi_status = status;
 		bio_endio(bio);
 		return;
@@ -995,6 +989,20 @@ static int remap_read(struct clone *clone, struct bio *bio, bool hydrated)
 }
 
 /*
+ * Map a piece of a read.  If regions of an unhydrated run are hydrated after this
+ * look, then what hydrates them overlaps with this read: the source's data will do.
+ */
+static int map_plain_read(struct clone *clone, struct bio *bio)
+{
+	unsigned long end;
+	bool hydrated = dm_clone_find_run(clone->cmd, first_region(clone, bio),
+					  end_region(clone, bio), &end);
+
+	cut_bio(clone, bio, end);
+	return remap_read(clone, bio, hydrated);
+}
+
+/*
  * Map a read that has waited for a claim.  It's too late to cut it, so it goes on in
  * parts if its regions are not of one kind by now.  Only from the work: below
  * submit_bio_noacct() a part would not be sent before the next one is allocated.
@@ -1024,53 +1032,54 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
 	}
 }
 
-/* Map a read of unhydrated regions, up to @end, so that it hydrates them. */
+/*
+ * Map a read of unhydrated regions, up to @end, so that it hydrates them.  What others
+ * have hydrated by now makes that run shorter each time, so this comes to an end.
+ */
 static int map_hydrating_read(struct clone *clone, struct bio *bio, unsigned long end)
 {
 	unsigned long begin = first_region(clone, bio), taken_until;
 	struct dm_clone_read *read;
-	bool hydrated;
 
-	read = dm_clone_reader_prepare(clone->reader, begin, end, &taken_until);
-	if (!IS_ERR_OR_NULL(read)) {
-		cut_bio(clone, bio, dm_clone_read_end(read));
-		this_cpu_inc(*clone->nr_source_reads);
-		dm_clone_reader_submit(read, bio);
-		return DM_MAPIO_SUBMITTED;
-	}
+	do {
+		switch (dm_clone_reader_prepare(clone->reader, begin, end, &read,
+						&taken_until)) {
+		case DM_CLONE_READ_READY:
+			cut_bio(clone, bio, dm_clone_read_end(read));
+			this_cpu_inc(*clone->nr_source_reads);
+			dm_clone_reader_submit(read, bio);
+			return DM_MAPIO_SUBMITTED;
+		case DM_CLONE_READ_TAKEN:
+			end = min(end, taken_until);
+			cut_bio(clone, bio, end);
+			if (!dm_clone_claim_wait(&clone->claims, begin, bio))
+				return map_plain_read(clone, bio);
+			dm_clone_hydration_hurry(clone->hydration);
+			return DM_MAPIO_SUBMITTED;
+		case DM_CLONE_READ_NOT_NOW:
+			return map_plain_read(clone, bio);
+		case DM_CLONE_READ_CHANGED:
+			break;
+		}
+	} while (!dm_clone_find_run(clone->cmd, begin, end, &end));
 
-	cut_bio(clone, bio, read ? min(end, taken_until) : end);
-	if (read && dm_clone_claim_wait(&clone->claims, begin, bio)) {
-		dm_clone_hydration_hurry(clone->hydration);
-		return DM_MAPIO_SUBMITTED;
-	}
-
-	/* Without hydrating then; or it has just been done, of a part perhaps. */
-	hydrated = dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end);
-	cut_bio(clone, bio, end);
-	return remap_read(clone, bio, hydrated);
+	return map_plain_read(clone, bio);
 }
 
 static int map_read(struct clone *clone, struct bio *bio)
 {
 	unsigned long end;
-	bool hydrated;
 
 	if (clone->reader)
 		dm_clone_reader_note(clone->reader, bio->bi_iter.bi_sector,
 				     bio_end_sector(bio));
 
-	/*
-	 * If regions of an unhydrated run are hydrated after this look, then
-	 * what hydrates them overlaps with this read: the source's data will do.
-	 */
-	hydrated = dm_clone_find_run(clone->cmd, first_region(clone, bio),
-				     end_region(clone, bio), &end);
-	if (!hydrated && clone->reader && may_change_metadata(clone))
+	if (clone->reader && may_change_metadata(clone) &&
+	    !dm_clone_find_run(clone->cmd, first_region(clone, bio),
+			       end_region(clone, bio), &end))
 		return map_hydrating_read(clone, bio, end);
 
-	cut_bio(clone, bio, end);
-	return remap_read(clone, bio, hydrated);
+	return map_plain_read(clone, bio);
 }
 
 /*
@@ -1678,7 +1687,7 @@ static int create_reader(struct clone *clone)
 
 	reader = dm_clone_reader_create(&clone->geo, clone->cmd, &clone->claims,
 					clone->hydration, clone->wq_source,
-					clone->wq_dest, defer_bios, clone);
+					clone->wq_dest);
 	if (IS_ERR(reader)) {
 		clone->ti->error = "Failed to create the reader";
 		return PTR_ERR(reader);
@@ -2395,6 +2404,12 @@ static void __exit dm_clone_exit(void)
 
 module_init(dm_clone_init);
 module_exit(dm_clone_exit);
+
+#if dm_clone_fault(HALTS)
+unsigned int dm_clone_halt_param, dm_clone_halted_param;
+module_param_named(halt, dm_clone_halt_param, uint, 0644);
+module_param_named(halted, dm_clone_halted_param, uint, 0444);
+#endif
 
 MODULE_DESCRIPTION(DM_NAME " clone target");
 MODULE_AUTHOR("the dm-clone authors");

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 
+from lib import modules
 from lib.blk import MIB, SECTOR, SOURCE, check_stamp
 from lib.errors import Failure, Missed
 from lib.framework import test
@@ -86,10 +87,44 @@ def _(t, region):
         clone.random_io(threads=6, ops=150, max_sectors=largest, weights=only_reads).run()
         clone.enable_hydration()
         clone.until_hydrated()
-    # Who looks at several regions, and then finds that one behind the first has been
-    # hydrated by another meanwhile, reads what is before it without hydrating it.
+    # Whoever waits for a claim that is given up, because its regions were hydrated by
+    # another before it was made, reads them without hydrating them.
     check_read_once(clone, trace, by_chance=4 * max(region, largest))
     clone.check()
+
+
+@test("a read of two regions hydrates the first while the second is written", ours=OURS)
+def _(t):
+    with modules.halting(t) as halts:
+        clone = reading_clone(t, 8, size=16)
+        halts.at(halts.READER)
+        read = t.background(lambda: clone.get(0, 16))
+        halts.until_at(halts.READER)        # it has seen that both are unhydrated
+        clone.put(8, 8)
+        halts.at(0)
+        read.wait()
+        until_written(clone, 2)
+        clone.check()
+
+
+@test("hydration does not stand still after a read that gave up its claim", ours=OURS)
+def _(t):
+    with modules.halting(t) as halts:
+        clone = reading_clone(t, 8, size=16)
+        halts.at(halts.READER)
+        read = t.background(lambda: clone.get(0, 16))
+        halts.until_at(halts.READER)
+        clone.put(8, 8)
+        halts.at(halts.READER_CLAIMED)
+        halts.until_at(halts.READER_CLAIMED)
+        clone.enable_hydration()            # all that is left is claimed
+        time.sleep(0.3)
+        if clone.status().hydrated != 1:
+            raise Failure(clone.status().text)
+        halts.at(0)
+        read.wait()
+        clone.until_hydrated()
+        clone.check()
 
 
 @test("a read does not wait for the destination, and a write waits for the read", ours=OURS)
