@@ -82,6 +82,7 @@ struct dm_clone_copier {
 	spinlock_t lock;
 	sector_t backlog;		/* of background jobs, to be started */
 	bool backlogged;		/* @has_room is to be called */
+	bool cancelled;			/* background jobs, those to come too */
 	struct pool pools[DM_CLONE_NR_CLASSES];
 };
 
@@ -572,6 +573,8 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 
 	/* Under the lock: once the work has @job, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
+	if (class == DM_CLONE_BACKGROUND && copier->cancelled)
+		job->outcome.status = DM_CLONE_CANCELLED;
 	list_add_tail(&job->list, &pool->jobs);
 	if (pool->paced)
 		copier->backlog += job->left.end - job->left.begin;
@@ -612,10 +615,20 @@ void dm_clone_copier_cancel(struct dm_clone_copier *copier)
 	unsigned long flags;
 
 	spin_lock_irqsave(&copier->lock, flags);
+	copier->cancelled = true;
 	list_for_each_entry(job, &pool->jobs, list)
 		if (!job->outcome.status)
 			job->outcome.status = DM_CLONE_CANCELLED;
 	run_read_work(pool);
+	spin_unlock_irqrestore(&copier->lock, flags);
+}
+
+void dm_clone_copier_resume(struct dm_clone_copier *copier)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&copier->lock, flags);
+	copier->cancelled = false;
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 

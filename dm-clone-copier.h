@@ -111,11 +111,12 @@ bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier);
 void dm_clone_copier_hurry(struct dm_clone_copier *copier);
 
 /*
- * Start nothing more of the background jobs: those that are not complete end
- * with this status.  Any context.
+ * Start nothing more of the background jobs, nor of those that come from now on:
+ * what is not complete ends with this status.  Until resume.  Any context.
  */
 #define DM_CLONE_CANCELLED BLK_STS_AGAIN
 void dm_clone_copier_cancel(struct dm_clone_copier *copier);
+void dm_clone_copier_resume(struct dm_clone_copier *copier);
 
 /* Free the buffers that are not in use, but for the first ones.  Any context. */
 void dm_clone_copier_shrink(struct dm_clone_copier *copier);

@@ -1055,7 +1055,11 @@ void dm_clone_hydration_stop(struct dm_clone_hydration *h)
 	h->running = false;
 	spin_unlock_irq(&h->lock);
 
-	/* A large region may take long, at its pace even more so. */
+	/*
+	 * A large region may take long, at its pace even more so.  The work may have
+	 * accounted for a batch, or be about to go on with one region by region,
+	 * that the copier does not know yet: that's cancelled when it comes.
+	 */
 	dm_clone_copier_cancel(h->copier);
 }
 
@@ -1078,6 +1082,9 @@ void dm_clone_hydration_shrink(struct dm_clone_hydration *h)
 
 void dm_clone_hydration_start(struct dm_clone_hydration *h)
 {
+	/* First: what is started by running may not find itself cancelled. */
+	dm_clone_copier_resume(h->copier);
+
 	spin_lock_irq(&h->lock);
 	h->running = true;
 	if (!h->first_start)

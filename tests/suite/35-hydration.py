@@ -4,6 +4,7 @@
 import errno
 import time
 
+from lib import modules
 from lib.blk import FORMER, MIB
 from lib.errors import Failure, Missed
 from lib.framework import test
@@ -217,3 +218,33 @@ def _(t):
     clone.message("hydration_rate 0")
     clone.until_hydrated()
     clone.check()
+
+
+@test("suspend does not wait for a region copied slowly that is {what} when it comes",
+      what={"about to be copied": "BATCH", "about to be tried again": "RETRY"},
+      ours="it has nothing of the kind")
+def _(t, what):
+    region = 1024                               # two of them go into a batch
+    with modules.halting(t) as halts:
+        place = getattr(halts, what)
+        clone = t.clone(region=region, size=2 * region, active=False,
+                        core={"hydration_threshold": 2, "hydration_batch_size": 2})
+        if what == "RETRY":
+            clone.source.fail_range(region - 8, 8)
+        halts.at(place)
+        clone.activate()
+        halts.until_at(place)
+        clone.source.heal()
+        clone.message("hydration_rate 16")      # at which a region takes 32 s
+        before = clone.source.sectors_read
+        suspend = t.background(clone.device.suspend)
+        t.until(lambda: stats(clone)["state"] == "paused", "the stop")
+        halts.at(0)
+        suspend.wait(60, "suspend")
+        read = clone.source.sectors_read - before
+        clone.device.resume()
+        if read > region // 2:
+            raise Failure(f"{read} sectors were read before suspend was over")
+        clone.message("hydration_rate 0")
+        clone.until_hydrated()
+        clone.check()
