@@ -51,7 +51,18 @@ struct superblock_disk {
 	 * blocks, by their number.
 	 */
 	__le64 bitset_root;
+
+	/*
+	 * Extensions: zeroes, or what a compatible one has put there.  Kernels
+	 * that don't know it write zeroes with their next superblock.
+	 *
+	 * This one may be DEST_ZEROED_MARK: wherever regions are not hydrated the
+	 * destination reads as zeroes.  It is there only while no clone is active.
+	 */
+	__le64 dest_zeroed;
 } __packed;
+
+#define DEST_ZEROED_MARK	0x6f72657a74736564ULL	/* "destzero" */
 
 #define NODE_INTERNAL		BIT(0)
 #define NODE_LEAF		BIT(1)

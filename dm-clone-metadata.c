@@ -100,7 +100,8 @@ struct dm_clone_metadata {
 	struct dm_btree_info arrays_info;	/* the tree of array blocks */
 	dm_block_t bitset_root;
 	bool read_only;
-	bool is_new;		/* constant once it's open */
+	bool is_new;		/* these two are constant once it's open */
+	bool found_dest_zeroed;
 
 	/* What the transaction builds on, and whether a crash may not leave that. */
 	struct superblock_disk sb;
@@ -564,21 +565,13 @@ static int __commit_transaction(struct dm_clone_metadata *cmd)
 	return 0;
 }
 
-/*
- * A superblock was written, and the flush after it failed: a crash may leave
- * that one or its predecessor, whichever of them was read since.  A transaction
- * on top of either writes to blocks that the other one needs.  So before the
- * first block of it is written, the superblock that was read goes to the disk
- * again, and a flush makes it the one that a crash leaves.
- */
-static int __settle_superblock(struct dm_clone_metadata *cmd)
+/* The superblock that the transaction builds on, once more. */
+static int __rewrite_superblock(struct dm_clone_metadata *cmd)
 {
 	struct dm_block *b;
 	int r;
 
-	if (!cmd->in_doubt)
-		return 0;
-
+	cmd->in_doubt = true;
 	r = __lock_superblock(cmd, &cmd->sb, &b);
 	if (r)
 		return r;
@@ -589,6 +582,28 @@ static int __settle_superblock(struct dm_clone_metadata *cmd)
 		cmd->in_doubt = false;
 
 	return r;
+}
+
+/*
+ * A superblock was written, and the flush after it failed: a crash may leave
+ * that one or its predecessor, whichever of them was read since.  A transaction
+ * on top of either writes to blocks that the other one needs.  So before the
+ * first block of it is written, the superblock that was read goes to the disk
+ * again, and a flush makes it the one that a crash leaves.
+ */
+static int __settle_superblock(struct dm_clone_metadata *cmd)
+{
+	return cmd->in_doubt ? __rewrite_superblock(cmd) : 0;
+}
+
+static bool has_mark(const struct superblock_disk *sb)
+{
+	return le64_to_cpu(sb->dest_zeroed) == DEST_ZEROED_MARK;
+}
+
+static void set_mark(struct superblock_disk *sb, bool zeroed)
+{
+	sb->dest_zeroed = cpu_to_le64(zeroed ? DEST_ZEROED_MARK : 0);
 }
 
 /* Forget the transaction and all that is cached of the disk. */
@@ -1013,6 +1028,29 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd)
 	return r;
 }
 
+bool dm_clone_metadata_found_dest_zeroed(struct dm_clone_metadata *cmd)
+{
+	return cmd->found_dest_zeroed;
+}
+
+/* If this fails the disk may have the mark or not: the next try writes again. */
+int dm_clone_metadata_write_dest_zeroed(struct dm_clone_metadata *cmd, bool zeroed)
+{
+	int r;
+
+	down_write(&cmd->lock);
+	r = __usable(cmd);
+	if (!r && (has_mark(&cmd->sb) != zeroed || cmd->in_doubt)) {
+		set_mark(&cmd->sb, zeroed);
+		r = __rewrite_superblock(cmd);
+		if (r)
+			set_mark(&cmd->sb, false);
+	}
+	up_write(&cmd->lock);
+
+	return r;
+}
+
 void dm_clone_metadata_set_read_only(struct dm_clone_metadata *cmd)
 {
 	down_write(&cmd->lock);
@@ -1149,7 +1187,10 @@ static int __open_or_format(struct dm_clone_metadata *cmd, char **error)
 	if (unformatted)
 		return __format(cmd, error);
 
-	return __open_transaction(cmd, load_word, error);
+	r = __open_transaction(cmd, load_word, error);
+	cmd->found_dest_zeroed = !r && has_mark(&cmd->sb);
+
+	return r;
 }
 
 static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,

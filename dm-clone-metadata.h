@@ -107,6 +107,26 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd);
  */
 int dm_clone_metadata_abort(struct dm_clone_metadata *cmd);
 
+/*
+ * The mark that says: wherever regions are not hydrated the destination reads as
+ * zeroes.  It survives a clean deactivation, and must not survive a crash of a
+ * clone that may have written to the destination.  So it goes like this:
+ *
+ *  - dm_clone_metadata_found_dest_zeroed() tells whether it was there when the
+ *    metadata was opened; not so if that was formatted.
+ *  - Before anything is written to the destination: write_dest_zeroed(false),
+ *    and if it fails nothing may be written there.  Costs nothing if the mark
+ *    isn't on the disk.
+ *  - When nothing will write to the destination any more: write_dest_zeroed(true),
+ *    after a flush of the destination that covers the zeroes.
+ *
+ * Both write and flush the superblock of the last transaction, not the bits that
+ * have been set since.  Every other superblock is written without the mark.
+ * They sleep and take the metadata lock, like commit.
+ */
+bool dm_clone_metadata_found_dest_zeroed(struct dm_clone_metadata *cmd);
+int dm_clone_metadata_write_dest_zeroed(struct dm_clone_metadata *cmd, bool zeroed);
+
 /* In read-only state pre_commit and commit return -EPERM. */
 void dm_clone_metadata_set_read_only(struct dm_clone_metadata *cmd);
 void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd);

@@ -223,6 +223,21 @@ static void take_problem(void *context, enum clone_md_problem kind, uint64_t blo
 	report(context, "metadata block %llu: %s", (unsigned long long)block, text);
 }
 
+/* What a superblock says of the destination must be so. */
+static void judge_mark(struct oracle *o)
+{
+	static const uint8_t zeroes[SECTOR_SIZE];
+	const struct cell *cells = o->disk->cells + o->rec->meta_sectors;
+
+	for (uint64_t s = 0; s < o->rec->target_size; s++) {
+		if (oracle_is_hydrated(o, s) || !memcmp(cells[s].data, zeroes, SECTOR_SIZE))
+			continue;
+		report(o, "sector %llu of the destination is not zero, as the superblock says",
+		       (unsigned long long)s);
+		return;
+	}
+}
+
 static void judge_formatted(struct oracle *o, const struct clone_md_image *image,
 			    const struct clone_md_superblock *sb)
 {
@@ -241,6 +256,8 @@ static void judge_formatted(struct oracle *o, const struct clone_md_image *image
 	if (clone_md_check(image, sb, &visitor, &stats) && !o->verdict->nr_problems)
 		report(o, "the metadata cannot be checked");
 	o->verdict->nr_hydrated = stats.nr_hydrated;
+	if (sb->dest_zeroed && !o->verdict->nr_problems)
+		judge_mark(o);
 }
 
 static void judge_metadata(struct oracle *o)

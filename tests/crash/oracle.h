@@ -14,6 +14,9 @@
  * acknowledged before it was queued is gone, and so is what was at first.  A
  * discard promises nothing, so it overwrites nothing for good.
  *
+ * If the superblock says that the destination reads as zeroes wherever regions
+ * are not hydrated, then so it does.
+ *
  * After a suspend, as long as there's power, the same holds for everything
  * that was acknowledged before the suspend.
  */

@@ -38,6 +38,8 @@
 #define SB_REGION_SIZE		172
 #define SB_TARGET_SIZE		180
 #define SB_BITSET_ROOT		188
+#define SB_DEST_ZEROED		196
+#define DEST_ZEROED_MARK	UINT64_C(0x6f72657a74736564)
 
 /* A node of a tree: header, room for max_entries keys, then the values. */
 #define NODE_FLAGS		4
@@ -172,6 +174,7 @@ static void unpack_superblock(const uint8_t *block, struct clone_md_superblock *
 	sb->region_size = get_le64(block + SB_REGION_SIZE);
 	sb->target_size = get_le64(block + SB_TARGET_SIZE);
 	sb->bitset_root = get_le64(block + SB_BITSET_ROOT);
+	sb->dest_zeroed = get_le64(block + SB_DEST_ZEROED) == DEST_ZEROED_MARK;
 }
 
 int clone_md_parse_superblock(const void *block, struct clone_md_superblock *sb,

@@ -58,6 +58,9 @@ struct clone_md_superblock {
 	uint64_t region_size;
 	uint64_t target_size;
 	uint64_t bitset_root;
+
+	/* Where regions are not hydrated the destination reads as zeroes. */
+	bool dest_zeroed;
 };
 
 /*
