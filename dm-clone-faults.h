@@ -13,6 +13,7 @@
  *			be the rest copied or not
  *	FLUSH_FORGETS	a flush doesn't commit
  *	FUA_FORGETS	a FUA write doesn't wait for the commit of its regions
+ *	IMPLIED_FLUSH	FUA is passed down, where it may imply a flush that fails
  *	HALTS		none of these: see dm_clone_halt()
  *
  * No other build has any of them, and none can be asked for at run time.

@@ -106,8 +106,21 @@
  * that, then nobody would know that copies have been lost which the commit is
  * about to declare hydrated.
  *
- * A FUA write to regions that are not committed waits for the worker once it
- * has ended.
+ * FUA makes a write's own data durable, not what was acknowledged before it.  It is
+ * never passed down.  Where the destination has a volatile cache but no FUA, the
+ * layers below would flush after the write, and if that failed only this one
+ * bio would hear of it: the same trap as above.  (What the destination says of its
+ * abilities is no help: md and device-mapper offer FUA whatever is below
+ * them.)  So it is taken off the bio, which waits for the worker once it has
+ * ended.  If its regions are not committed it needs a commit; if they are, just a
+ * flush of the destination, shared with all that wait at that moment, and none
+ * if there is no volatile cache.
+ *
+ * Once a clone is finished nothing is left that a commit could declare hydrated,
+ * and flushes and FUA are passed down as linear does.  FUA writes that have begun
+ * before still wait for the worker, whose flush may fail now without further
+ * consequences.  (A flush that overlaps with them and fails may take their data
+ * with it unnoticed.  So it may on any disk that has no FUA.)
  *
  * The commit
  * ----------
@@ -284,7 +297,7 @@ struct clone {
 	spinlock_t lock;		/* protects the rest */
 	struct bio_list deferred;	/* to be mapped again */
 	struct bio_list deferred_reads;	/* the same, and they need the source */
-	struct bio_list awaiting_commit; /* flushes, and FUA writes that ended */
+	struct bio_list awaiting_flush;	/* flushes, and FUA writes that ended */
 	bool user_changes;		/* see "Flush" */
 };
 
@@ -292,9 +305,10 @@ struct clone {
 #define IO_WATCHED	BIT(0)	/* tell the engine, which steps back for the user */
 #define IO_OVERWRITE	BIT(1)	/* mark the regions, release the claim */
 #define IO_PARTIAL	BIT(2)	/* the same, when the rest of the region is copied */
-#define IO_FUA		BIT(3)	/* wait for a commit */
+#define IO_FUA		BIT(3)	/* then wait for a flush of the destination */
+#define IO_COMMIT	BIT(4)	/* wait for a commit, which contains one */
 
-/* Per-bio data.  Not set up for bios that are just remapped. */
+/* Per-bio data.  Not set up for bios that are just remapped, nor for flushes. */
 struct clone_io {
 	struct clone *clone;
 	struct dm_clone_copy copy;	/* has the claim */
@@ -419,12 +433,18 @@ static void destination_flush_failed(struct clone *clone, int r)
  *---------------------------------------------------------------
  */
 
-/* Make durable what has been written to the destination. */
+/*
+ * Make durable what has been written to the destination.  No flush goes there but
+ * from here, until the clone is finished; nor does anything with FUA.
+ */
 static int flush_destination(struct clone *clone)
 {
 	int r = dm_clone_fault(NO_DEST_FLUSH) ? 0 : blkdev_issue_flush(clone->geo.dest);
 
-	if (r)
+	lockdep_assert_held(&clone->commit_lock);
+
+	/* When finished, that's between those that wait and the destination. */
+	if (r && !clone->finished)
 		destination_flush_failed(clone, r);
 
 	return r;
@@ -546,22 +566,41 @@ static void regions_hydrated(void *context)
 				   COMMIT_PERIOD);
 }
 
-/* The work is queued under the lock: once it has @bio, the clone may go away. */
-static void await_commit(struct clone *clone, struct bio *bio)
+/*
+ * Have @bio wait for the worker; its flags tell for what.  The work is queued under
+ * the lock: once it has @bio, the clone may go away.
+ */
+static void await_flush(struct clone *clone, struct bio *bio)
 {
 	unsigned long flags;
 
 	spin_lock_irqsave(&clone->lock, flags);
-	bio_list_add(&clone->awaiting_commit, bio);
+	bio_list_add(&clone->awaiting_flush, bio);
 	queue_work(clone->wq_commit, &clone->flush_work);
 	spin_unlock_irqrestore(&clone->lock, flags);
 }
 
-/* Make durable what @bios want to be; FUA writes come here only to be committed. */
+/*
+ * Does any of @bios depend on a commit?  A FUA write only if it went to regions that
+ * were not committed; it has nothing to do with what others have changed.
+ */
+static bool needs_commit(struct clone *clone, const struct bio_list *bios)
+{
+	bool user_changes = READ_ONCE(clone->user_changes);
+	struct bio *bio;
+
+	bio_list_for_each(bio, bios)
+		if (bio->bi_opf & REQ_PREFLUSH ? user_changes :
+						 bio_to_io(bio)->flags & IO_COMMIT)
+			return true;
+
+	return false;
+}
+
+/* Make durable what @bios want to be. */
 static int make_durable(struct clone *clone, const struct bio_list *bios)
 {
-	bool committed = false, needed = READ_ONCE(clone->user_changes);
-	const struct bio *bio;
+	bool committed = false;
 	int r = 0;
 
 	/*
@@ -573,9 +612,7 @@ static int make_durable(struct clone *clone, const struct bio_list *bios)
 	if (clone->store->destination_failed)
 		return -EIO;
 
-	bio_list_for_each(bio, bios)
-		needed |= !(bio->bi_opf & REQ_PREFLUSH);
-	if (needed)
+	if (needs_commit(clone, bios))
 		r = commit_metadata(clone, &committed);
 	if (!r && !committed)
 		r = flush_destination(clone);
@@ -593,8 +630,8 @@ static void do_flushes(struct work_struct *work)
 	mutex_lock(&clone->commit_lock);
 
 	spin_lock_irq(&clone->lock);
-	bios = clone->awaiting_commit;
-	bio_list_init(&clone->awaiting_commit);
+	bios = clone->awaiting_flush;
+	bio_list_init(&clone->awaiting_flush);
 	spin_unlock_irq(&clone->lock);
 
 	r = bio_list_empty(&bios) ? 0 : make_durable(clone, &bios);
@@ -604,7 +641,12 @@ static void do_flushes(struct work_struct *work)
 	while ((bio = bio_list_pop(&bios))) {
 		if (r)
 			bio->bi_status = BLK_STS_IOERR;
-		bio_endio(bio);
+
+		/* A write has been through bio_endio() when it ended below. */
+		if (bio->bi_opf & REQ_PREFLUSH)
+			bio_endio(bio);
+		else
+			bio->bi_end_io(bio);
 	}
 }
 
@@ -616,7 +658,7 @@ static int map_flush(struct clone *clone, struct bio *bio)
 	if (READ_ONCE(clone->finished))
 		return DM_MAPIO_REMAPPED;
 
-	await_commit(clone, bio);
+	await_flush(clone, bio);
 	return DM_MAPIO_SUBMITTED;
 }
 
@@ -754,7 +796,7 @@ static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bi
 static void end_bio(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
 	if ((io->flags & IO_FUA) && !bio->bi_status && !dm_clone_fault(FUA_FORGETS))
-		await_commit(clone, bio);
+		await_flush(clone, bio);
 	else
 		bio->bi_end_io(bio);
 }
@@ -852,24 +894,39 @@ static bool is_discard(struct bio *bio)
 	return bio_op(bio) == REQ_OP_DISCARD;
 }
 
+/*
+ * Take FUA off @bio, which is about to be sent to the destination.  Returns what it
+ * is to wait for instead when it has ended.  @committed: its regions are.
+ */
+static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committed)
+{
+	if (!(bio->bi_opf & REQ_FUA))
+		return 0;
+
+	if (!dm_clone_fault(IMPLIED_FLUSH))
+		bio->bi_opf &= ~REQ_FUA;
+	if (!committed)
+		return IO_FUA | IO_COMMIT;
+
+	return !dm_clone_fault(IMPLIED_FLUSH) && bdev_write_cache(clone->geo.dest) ?
+	       IO_FUA : 0;
+}
+
 /* Map a piece that changes the regions [begin, end), all of which are hydrated. */
 static int map_hydrated_change(struct clone *clone, struct bio *bio,
 			       unsigned long begin, unsigned long end)
 {
-	unsigned int flags = 0;
+	bool committed = dm_clone_is_range_committed(clone->cmd, begin, end - begin);
 
-	if (!dm_clone_is_range_committed(clone->cmd, begin, end - begin)) {
+	if (!committed)
 		note_user_change(clone);
-		if (bio->bi_opf & REQ_FUA)
-			flags |= IO_FUA;
-	}
 
 	if (is_discard(bio) && !clone->discard_passdown) {
 		bio_endio(bio);
 		return DM_MAPIO_SUBMITTED;
 	}
 
-	return remap(clone, bio, clone->geo.dest, flags);
+	return remap(clone, bio, clone->geo.dest, take_fua(clone, bio, committed));
 }
 
 /* Map a piece that changes regions, whole ones or a part of one; it owns the claim. */
@@ -884,8 +941,7 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
 		return DM_MAPIO_SUBMITTED;
 	}
 
-	if (bio->bi_opf & REQ_FUA)
-		flags |= IO_FUA;
+	flags |= take_fua(clone, bio, false);
 	if (dm_clone_fault(MARK_FIRST))
 		mark_hydrated(clone, &copy->claim);
 
@@ -1794,7 +1850,7 @@ static struct clone *alloc_clone(struct dm_target *ti)
 	spin_lock_init(&clone->lock);
 	bio_list_init(&clone->deferred);
 	bio_list_init(&clone->deferred_reads);
-	bio_list_init(&clone->awaiting_commit);
+	bio_list_init(&clone->awaiting_flush);
 	dm_clone_claims_init(&clone->claims);
 	INIT_WORK(&clone->deferred_work, do_deferred);
 	INIT_WORK(&clone->deferred_read_work, do_deferred_reads);

@@ -194,7 +194,7 @@ class Context:
     def narrow(self, disk, depth=4):
         """A disk over this one that takes so many requests at a time."""
         return self.add_disk(disks.Disk(self.name("narrow"), disk.sectors,
-                                        disks.narrow(disk.path, depth)))
+                                        disks.loop_over(disk.path, depth)))
 
     def metadata(self, sectors=4 * MIB, kind="ram", **options):
         disk = self.disk(sectors, kind, what="meta", **options)

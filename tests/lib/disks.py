@@ -99,16 +99,23 @@ def _null_blk_node(name, path):
         return f"/dev/nullb{f.read().strip()}"
 
 
-def loop(path, sectors):
-    """A loop device over a sparse file in memory."""
+def _attach_loop(path, flags):
+    """(node of a loop device over a file, descriptor of that device)"""
     modprobe("loop")
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.ftruncate(file, sectors * 512)
+    file = os.open(path, flags, 0o600)
     with open(LOOP_CONTROL, "rb", buffering=0) as control:
         node = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
     device = os.open(node, os.O_RDWR)
     fcntl.ioctl(device, LOOP_SET_FD, file)
     os.close(file)
+    return node, device
+
+
+def loop(path, sectors):
+    """A loop device over a sparse file in memory."""
+    with open(path, "xb") as f:
+        f.truncate(sectors * 512)
+    node, device = _attach_loop(path, os.O_RDWR)
 
     def end():
         fcntl.ioctl(device, LOOP_CLR_FD, 0)
@@ -118,20 +125,15 @@ def loop(path, sectors):
     return Backing(node, end=end)
 
 
-def narrow(path, depth):
-    """A loop device over a device: one that takes so many requests at a time, at least
-    four, and then has whoever comes next wait until it takes another."""
-    modprobe("loop")
-    below = os.open(path, os.O_RDWR)
-    with open(LOOP_CONTROL, "rb", buffering=0) as control:
-        node = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
-    device = os.open(node, os.O_RDWR)
-    fcntl.ioctl(device, LOOP_SET_FD, below)
+def loop_over(path, depth=None):
+    """A loop device over a disk, past the page cache: a volatile cache, but no FUA. With
+    a depth it takes so many requests at a time, at least four, and then has whoever
+    comes next wait until it takes another."""
+    node, device = _attach_loop(path, os.O_RDWR | os.O_DIRECT)
     fcntl.ioctl(device, LOOP_SET_DIRECT_IO, 1)
-    os.close(below)
 
     queue = f"/sys/block/{os.path.basename(node)}/queue"
-    for key, value in ("scheduler", "none"), ("nr_requests", depth):
+    for key, value in (("scheduler", "none"), ("nr_requests", depth)) if depth else ():
         with open(f"{queue}/{key}", "w", encoding="ascii") as f:
             f.write(f"{value}\n")
 

@@ -5,7 +5,7 @@ import mmap
 import os
 import time
 
-from lib import metadata
+from lib import disks, metadata
 from lib.blk import MIB, SOURCE, Block
 from lib.errors import Failure
 from lib.framework import test
@@ -248,9 +248,10 @@ def _(t):
         raise Failure(f"{trace.writes(clone.meta.number)[:5]}")
 
 
-@test("flushes of what is committed cost no commit while hydration runs",
-      defect="each flush commits what hydration has changed")
-def _(t):
+@test("{requests} of what is committed cost no commit while hydration runs",
+      defect="each flush commits what hydration has changed",
+      requests={"flushes": False, "FUA writes": True})
+def _(t, requests):
     clone = t.idle_clone(region=8, size=8 * MIB,
                          core={"hydration_threshold": 2, "hydration_batch_size": 1})
     clone.put(0, 512)
@@ -260,14 +261,14 @@ def _(t):
     clone.until(lambda s: s.hydrated > 70, "some hydration")
     with t.trace(clone.meta) as trace:
         for i in range(20):
-            clone.put(8 * (i % 60), 8)
+            clone.put(8 * (i % 60), 8, fua=requests)
             clone.flush()
             time.sleep(0.1)
     t.midway(clone)
     n = len(trace.commits(clone.meta.number))
-    t.note(f"{n} commits for 20 flushes in {trace.seconds:.1f} s")
+    t.note(f"{n} commits for 20 in {trace.seconds:.1f} s")
     if n > trace.seconds + 1.5:
-        raise Failure(f"{n} commits for 20 flushes in {trace.seconds:.1f} s")
+        raise Failure(f"{n} commits for 20 in {trace.seconds:.1f} s")
 
 
 @test("a flush in the middle of hydration commits what the user wrote into new regions")
@@ -448,6 +449,36 @@ def _(t):
         clone.put(64, 8, fua=True)
     if trace.flushes(source.number) or trace.writes(source.number):
         raise Failure(f"{trace.bios}")
+
+
+@test("FUA writes {to}: the destination is flushed as often as through linear",
+      ours="it flushes twice", to={"to committed regions": (0, 8),
+                                   "to regions that are not committed": (128, 8),
+                                   "of whole regions": (256, 8), "of parts of regions": (389, 3)})
+def _(t, to):
+    # User space sends a flush after each of them.
+    base = t.disk(4 * MIB, "null")
+    dest = t.add_disk(disks.Disk(t.name("dest"), 4 * MIB, disks.loop_over(base.path)))
+    linear = linear_over(t, dest)
+    with Block(linear.path) as block, t.trace(base) as trace:
+        block.put(*to, 20, fua=True)
+    linear.remove()
+    wanted = len(trace.flushes(base.number))
+
+    clone = t.idle_clone(region=8, dest=dest)
+    clone.put(0, 64)
+    settle(clone)
+    for _ in range(5):
+        clone.put(128, 64)
+        with t.trace(base, clone.meta) as trace:
+            clone.put(*to, fua=True)
+        found = len(trace.flushes(base.number))
+        if len(trace.commits(clone.meta.number)) <= (to[0] > 0):
+            break
+        settle(clone)                           # else the clock came in between
+    t.note(f"{found} flushes, through linear {wanted}")
+    if found != wanted:
+        raise Failure(f"{found} flushes, through linear {wanted}")
 
 
 def overwrite_with_fua(path, times):

@@ -215,6 +215,49 @@ def stats(clone):
     return dict(word.split("=") for word in clone.message("stats").split())
 
 
+def lose_copies(t, rig, clone, how):
+    """Copies are in the destination's cache, and the flush that is to get them out of
+    it fails: that of how(), which is not the clock's."""
+    clone.put(*FLUSHED)
+    clone.flush()
+    clone.message("hydration_batch_size 4")
+    rig.source.hold_from(PLACE[0])              # when all is there it is committed at once
+    rig.dest.ail(write=DROP, flush=ERROR)
+    clone.enable_hydration()
+    clone.until(lambda s: s.hydrated == PLACE[0] // REGION, "copies")
+    if clone.mode() != "rw" or stats(clone)["commits"] != "1":
+        raise Missed(f"the clock's flush came first: {clone.status().text}")
+    how()
+    rig.dest.heal()                             # the last commit is to find it sound
+    rig.heal()
+
+
+@test("copies are lost with {flush}: ro, flushes fail, and no lost copy is ever shown",
+      ours="it goes on as if nothing were",
+      flush={"a flush": False, "the flush after a FUA write to what is hydrated": True})
+def _(t, flush):
+    rig = Rig(t)
+    clone = rig.clone()
+    clone.dest = t.add_disk(disks.Disk(t.name("dest"), SIZE, disks.loop_over(rig.dest.path)))
+    clone.activate()
+
+    def fua():
+        t.fails(lambda: clone.block.put(*FLUSHED, 20, fua=True), errno.EIO, what="FUA")
+        clone.model.maybe(*FLUSHED, 20)
+
+    lose_copies(t, rig, clone, fua if flush else
+                lambda: t.fails(clone.flush, errno.EIO, what="the flush"))
+    clone.until_mode("ro")
+    t.fails(clone.flush, errno.EIO, what="the next flush")
+    t.fails(lambda: clone.block.put(*FLUSHED, 21, fua=True), errno.EIO, what="a FUA write")
+    clone.model.maybe(*FLUSHED, 21)
+    clone.reactivate()
+    clone.check()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    clone.check()
+
+
 def fail_last_commit(t, rig, kind):
     """A clone that has all in the destination, and cannot say so on the disk."""
     clone = rig.clone().activate()
