@@ -15,36 +15,101 @@
 
 #include "dm-clone-pacer.h"
 
-/* Window to begin with, and the least that is ever in flight.  In sectors. */
+/*
+ * All that has been chosen rather than followed, and why.
+ * Documentation/hydration-performance.rst has the figures.
+ */
+
+/*
+ * The window, in sectors.  To begin with, what keeps a source with a delay of
+ * 20 ms busy at some hundred MiB/s: nothing is known of the devices yet.  The
+ * least is what keeps both of them busy if they answer at once: two pieces
+ * each.
+ */
 #define FIRST_WINDOW	(16U << (20 - SECTOR_SHIFT))
 #define MIN_WINDOW	(2U << (20 - SECTOR_SHIFT))
 
-/* While user I/O goes on it is looked at this often, in ns. */
+/*
+ * It grows by this factor as long as a round has been faster than the best of
+ * late by this part of it: by less might be chance.
+ */
+#define OPEN_FACTOR	4
+#define FASTER_PART	8
+
+/*
+ * After that it is this many times what is under way at the best bandwidth and
+ * the least latency: once keeps the devices busy if all pieces take the same
+ * time, which they don't; more than twice is only queued.
+ */
+#define WINDOW_FACTOR	2
+
+/*
+ * The best bandwidth and the least latency are forgotten by these parts in each
+ * round, since devices change.  Latency more slowly: too much of it opens the
+ * window for nothing.
+ */
+#define FORGET_BANDWIDTH 16
+#define FORGET_LATENCY	64
+
+/*
+ * While there's user I/O it is looked at this often, in ns: a few jiffies,
+ * which is as precise as the work that asks.
+ */
 #define LOOK_PERIOD	(10 * NSEC_PER_MSEC)
-/* ... and the pace adapted to its latency this often. */
+
+/*
+ * The pace follows the average latency of user I/O, this often, in ns.  For an
+ * average some must have ended, or a long time has passed.
+ */
 #define ADAPT_PERIOD	(100 * NSEC_PER_MSEC)
-
-/* A piece takes about this time at the rate that is allowed, in 1/s. */
-#define PIECES_PER_SECOND 32
-
-/* For the latency to be judged so many have to have ended, or a second has passed. */
+#define MAX_ADAPT_PERIOD NSEC_PER_SEC
 #define MIN_SAMPLES	8
 
-/* The pace has doubled so often when it's taken for no limit at all. */
-#define MAX_IDLE_LOOKS	16
+/*
+ * User I/O is disturbed if its latency is above the baseline by this part of
+ * that, and by this time, in ns: what fast devices differ by anyway.
+ */
+#define DISTURBED_PART	2
+#define LATENCY_SLACK	(200 * NSEC_PER_USEC)
 
-/* After so long without user I/O what has been learnt of it is forgotten. */
+/*
+ * The baseline is forgotten by this part each time: within some 6 s what user
+ * I/O does now becomes what it is compared with.
+ */
+#define FORGET_BASELINE	64
+
+/*
+ * If disturbed, the pace is divided by PACE_FACTOR.  Otherwise it is multiplied
+ * by that until this has happened once, from the floor to the bandwidth of most
+ * devices in a second; from then on it gains a part only, so that it takes
+ * three steps to come back to where it was too much.
+ */
+#define PACE_FACTOR	2
+#define PACE_GAIN_PART	4
+
+/* User I/O that comes back within this time, in ns, goes on as it was. */
 #define FORGET_AFTER	(5 * NSEC_PER_SEC)
 
-/* What was not used of the rate may be caught up with for this long, in ns. */
+/* When the pace has doubled this often it is taken for no limit at all. */
+#define MAX_IDLE_LOOKS	16
+
+/*
+ * A piece takes about this time at the rate that is allowed, in 1/s: small
+ * enough for a rate to look even, large enough to be worth a bio.  This part of
+ * a second's floor may be in flight at once, whatever the latency.
+ */
+#define PIECES_PER_SECOND 32
+#define FLOOR_IN_FLIGHT	4
+
+/*
+ * What was not used of the rate may be caught up with for this long, in ns: the
+ * work that asks may be late by some jiffies.
+ */
 #define BURST		(25 * NSEC_PER_MSEC)
 
 /* Bounds that keep the arithmetic in 64 bits: sectors a second, ns. */
 #define MAX_PACE	BIT_ULL(32)
 #define MAX_LATENCY	(10ULL * NSEC_PER_SEC)
-
-/* Latency that user I/O may gain before it counts as disturbed, in ns. */
-#define LATENCY_SLACK	(200 * NSEC_PER_USEC)
 
 struct user_io {
 	u64 started;
@@ -145,13 +210,15 @@ static void __adapt_pace(struct dm_clone_pacer *pacer, u64 latency)
 	else if (at_floor || latency < pacer->baseline)
 		pacer->baseline = (pacer->baseline + latency) / 2;
 	else
-		pacer->baseline += pacer->baseline / 64;
+		pacer->baseline += pacer->baseline / FORGET_BASELINE;
 
-	if (latency > pacer->baseline + pacer->baseline / 2 + LATENCY_SLACK) {
-		pacer->pace /= 2;
+	if (latency > pacer->baseline + pacer->baseline / DISTURBED_PART +
+		      LATENCY_SLACK) {
+		pacer->pace /= PACE_FACTOR;
 		pacer->climbing = false;
 	} else if (pacer->paced) {
-		pacer->pace += pacer->climbing ? pacer->pace : pacer->pace / 4;
+		pacer->pace += pacer->climbing ? (PACE_FACTOR - 1) * pacer->pace :
+						 pacer->pace / PACE_GAIN_PART;
 	}
 
 	pacer->pace = clamp(pacer->pace, __floor(pacer), MAX_PACE);
@@ -221,7 +288,7 @@ static void __look_at_user_io(struct dm_clone_pacer *pacer, u64 now)
 
 	nr_ended = io.ended - pacer->before.ended;
 	if (now - pacer->adapted < ADAPT_PERIOD || !nr_ended ||
-	    (nr_ended < MIN_SAMPLES && now - pacer->adapted < NSEC_PER_SEC))
+	    (nr_ended < MIN_SAMPLES && now - pacer->adapted < MAX_ADAPT_PERIOD))
 		return;
 
 	__adapt_pace(pacer, div64_u64(io.latency - pacer->before.latency, nr_ended));
@@ -240,11 +307,11 @@ static unsigned int clamp_window(u64 window)
 	return clamp_t(u64, window, MIN_WINDOW, DM_CLONE_MAX_WINDOW);
 }
 
-/* What is on its way at @rate while a piece takes its time, twice over. */
-static u64 __twice_under_way(struct dm_clone_pacer *pacer, u64 rate)
+/* What is on its way at @rate while a piece takes its time, and as much again. */
+static u64 __worth_in_flight(struct dm_clone_pacer *pacer, u64 rate)
 {
 	return mul_u64_u64_div_u64(min(rate, MAX_PACE),
-				   2 * min(pacer->latency, MAX_LATENCY),
+				   WINDOW_FACTOR * min(pacer->latency, MAX_LATENCY),
 				   NSEC_PER_SEC);
 }
 
@@ -259,17 +326,18 @@ static void __end_round(struct dm_clone_pacer *pacer, u64 now)
 {
 	u64 bandwidth = mul_u64_u64_div_u64(pacer->round_done, NSEC_PER_SEC,
 					    max(now - pacer->round_start, 1ULL));
-	bool faster = bandwidth > pacer->bandwidth + pacer->bandwidth / 8;
+	bool faster = bandwidth > pacer->bandwidth + pacer->bandwidth / FASTER_PART;
 
-	pacer->bandwidth = max(bandwidth, pacer->bandwidth - pacer->bandwidth / 16);
-	pacer->latency += pacer->latency / 64;
+	pacer->bandwidth = max(bandwidth, pacer->bandwidth -
+					  pacer->bandwidth / FORGET_BANDWIDTH);
+	pacer->latency += pacer->latency / FORGET_LATENCY;
 
 	if (pacer->opening && faster) {
-		pacer->window = clamp_window(4ULL * pacer->window);
+		pacer->window = clamp_window((u64)OPEN_FACTOR * pacer->window);
 	} else {
 		/* One that has been faster earns a wider window by itself. */
 		pacer->opening = false;
-		pacer->window = clamp_window(__twice_under_way(pacer, pacer->bandwidth));
+		pacer->window = clamp_window(__worth_in_flight(pacer, pacer->bandwidth));
 	}
 }
 
@@ -326,8 +394,8 @@ unsigned int dm_clone_pacer_room(struct dm_clone_pacer *pacer, u64 *wait)
 	rate = __allowed_rate(pacer);
 	window = pacer->window;
 	if (pacer->busy)
-		window = min_t(u64, window, max(__twice_under_way(pacer, rate),
-						__floor(pacer) / 4));
+		window = min_t(u64, window, max(__worth_in_flight(pacer, rate),
+						__floor(pacer) / FLOOR_IN_FLIGHT));
 	piece = piece_size(rate, window);
 
 	if (pacer->in_flight && pacer->in_flight + piece > window) {
