@@ -38,6 +38,10 @@ def parser(name, text, choices):
 
 def modules(options):
     """(name, file) of those there are."""
+    subjects = getattr(options, "subject", None)
+    if subjects:
+        return [(name, os.path.realpath(file))
+                for name, file in (subject.split("=", 1) for subject in subjects)]
     found = [("ours", os.path.realpath(options.module))]
     if os.path.exists(options.peer):
         found.append(("peer", os.path.realpath(options.peer)))

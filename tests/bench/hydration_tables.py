@@ -74,7 +74,7 @@ def box(rows):
 def fair_rows(row):
     for name, both in row["results"].items():
         without, meanwhile = both["without"], both["with"]
-        cells = [source_name(row["delay_ms"]), row["load"], NAMES[name]]
+        cells = [source_name(row["delay_ms"]), row["load"], NAMES.get(name, name)]
         for op in ("reads_us", "writes_us"):
             cells += [number(without[op]["median"] / 1000),
                       ratio(meanwhile[op]["median"], without[op]["median"]),
@@ -95,6 +95,50 @@ def fair(rows):
         ["source", "load", "target", "read ms", "x median", "x p99", "write ms", "x median",
          "x p99", "x IOPS", "hydration MiB/s"],
         [cells for row in rows for cells in fair_rows(row)])
+
+
+# Beside user I/O, at queues
+
+def spread(values):
+    """Their median, the least and the most."""
+    if not values:
+        return "-"
+    return f"{number(statistics.median(values))} ({number(min(values))}-{number(max(values))})"
+
+
+def queue_row(place, load, name, rounds):
+    def ratios(key):
+        return spread([one[name][key] / one["none"][key] for one in rounds
+                       if one[name][key] and one["none"][key]])
+
+    return [place, load, NAMES.get(name, name),
+            *map(ratios, ("reads_p99", "writes_p99", "operations")),
+            spread([one[name]["rate"] for one in rounds])]
+
+
+def queue_rows(row):
+    rounds = row["rounds"]
+    for load, ofload in rounds.items():
+        for name in row["modules"]:
+            if load == "idle":
+                yield [row["place"], load, NAMES.get(name, name), "-", "-", "-",
+                       spread([one[name] for one in ofload])]
+            else:
+                yield queue_row(row["place"], load, name, ofload)
+
+
+def queues(rows):
+    return title("At queues", "-") + (
+        "Random reads of 4 KiB from what is not hydrated, and as many random writes to what\n"
+        "is, by 4 threads that pause for 4 ms after each (medium), 16 threads that never pause\n"
+        "(saturating), 4 threads each of whose writes is followed by fdatasync() and timed with\n"
+        "that (fsync), and by none (idle). Regions of 64 KiB. The columns with an x are ratios:\n"
+        "with hydration, divided by without it, in the same round; the median of "
+        f"{len(rows[0]['rounds']['idle'])} rounds,\n"
+        "the least and the most.\n\n") + table(
+            ["place", "load", "target", "reads x p99", "writes x p99", "x IOPS",
+             "hydration MiB/s"],
+            [cells for row in rows for cells in queue_rows(row)])
 
 
 # Hydrate on read
@@ -163,7 +207,7 @@ def conditions(found):
 
 def document(results):
     parts = [conditions(results["conditions"])]
-    for name, make in (("box", box), ("fair", fair), ("read", read), ("rate", rate)):
+    for name, make in (("box", box), ("fair", fair), ("queues", queues), ("read", read), ("rate", rate)):
         if name in results:
             parts.append(make(results[name]))
     return "".join(parts)

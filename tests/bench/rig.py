@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What measurements run on: two modules of one name, RAM disks, clones of them.
+"""What measurements run on: modules of one name, RAM disks, clones of them.
 
                     clone
                       |
@@ -18,7 +18,7 @@ import time
 
 from lib import dm
 from lib.blk import MIB, Block
-from lib.disks import Backing, Disk
+from lib.disks import Backing, Disk, null_blk
 
 RAM_MIB = 1024
 NAME = "bench-clone"
@@ -58,6 +58,10 @@ def prepare(ram_disks=3, mib=RAM_MIB, modules=("dm_delay", "nbd")):
     subprocess.run(["modprobe", "-a", "dm_mod", "dm_persistent_data", *modules], check=True)
     subprocess.run(["modprobe", "brd", f"rd_nr={ram_disks}", "max_part=0",
                     f"rd_size={mib << 10}"], check=True)
+    # null_blk is told there what it is to be like.
+    subprocess.run(["modprobe", "configfs"], check=True)
+    if not os.path.ismount("/sys/kernel/config"):
+        subprocess.run(["mount", "-t", "configfs", "none", "/sys/kernel/config"], check=True)
 
 
 class Nbd:
@@ -67,6 +71,31 @@ class Nbd:
         subprocess.run(["nbd-client", host, str(port), path, "-readonly"], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.number = Backing(path).number
+
+
+class Queue:
+    """A source and a destination with a queue of hardware each: so many requests at a
+    time, of 64 KiB at most, each of which takes this long; or a bandwidth; or both."""
+
+    def __init__(self, name, mib, depth, ms, mbps=0, scheduler="mq-deadline"):
+        self.source, self.dest = (self._disk(f"{name}-{what}", mib, {
+            "irqmode": 2, "completion_nsec": int(ms * 1000000), "submit_queues": 1,
+            "hw_queue_depth": depth, "max_sectors": 128, "mbps": mbps},
+            scheduler) for what in ("source", "dest"))
+        self.source.fill(1)
+        self.dest.fill(2)
+
+    @staticmethod
+    def _disk(name, mib, queue, scheduler):
+        backing = null_blk(name, mib * MIB, discard=False, queue=queue)
+        path = f"/sys/block/{os.path.basename(backing.path)}/queue/scheduler"
+        with open(path, "w", encoding="ascii") as file:
+            file.write(scheduler)
+        return Disk(f"bench-{name}", mib * MIB, backing)
+
+    def close(self):
+        self.source.close()
+        self.dest.close()
 
 
 class Rig:
@@ -88,20 +117,20 @@ class Rig:
             self.source.heal()
         return self.source
 
-    def clone(self, source, mib, region_kib, features=()):
+    def clone(self, source, mib, region_kib, features=(), dest=None):
         """A new clone that copies nothing yet."""
         self.meta.block.fill(0, 0, 8)
-        return Clone(self, source, mib, region_kib, features)
+        return Clone(self, source, dest or self.dest, mib, region_kib, features)
 
 
 class Clone:
     """To be used as a context. Features are further ones: it begins with no_hydration."""
 
-    def __init__(self, rig, source, mib, region_kib, features):
+    def __init__(self, rig, source, dest, mib, region_kib, features):
         self.mib = mib
         self.region_kib = region_kib
         words = ["no_hydration", *features]
-        line = (f"{rig.meta.number} {rig.dest.number} {source.number} {region_kib * 2} "
+        line = (f"{rig.meta.number} {dest.number} {source.number} {region_kib * 2} "
                 f"{len(words)} {' '.join(words)}")
         self.device = dm.Device(NAME)
         try:

@@ -70,9 +70,11 @@ class Arena:
         return backing
 
 
-def null_blk(name, sectors, discard=True, cache=True, block_size=512, busy_ms=0):
+def null_blk(name, sectors, discard=True, cache=True, block_size=512, busy_ms=0,
+             queue=None):
     """A null_blk device with memory. Sparse, and gone when removed. With busy_ms it
-    takes one request at a time, each of which takes so long, as a queue of hardware."""
+    takes one request at a time, each of which takes this long, as a queue of hardware;
+    queue is for others: what null_blk is to be told of it."""
     modprobe("null_blk", "nr_devices=0")
     path = f"{sweep.NULLB}/{name}"
     os.mkdir(path)
@@ -81,10 +83,12 @@ def null_blk(name, sectors, discard=True, cache=True, block_size=512, busy_ms=0)
         with open(f"{path}/{key}", "w", encoding="ascii") as f:
             f.write(f"{value}\n")
 
-    busy = [("irqmode", 2), ("completion_nsec", busy_ms * 1000000),
-            ("submit_queues", 1), ("hw_queue_depth", 1)] if busy_ms else []
-    for key, value in [*busy, ("memory_backed", 1), ("discard", int(discard)),
-                       ("blocksize", block_size), ("queue_mode", 2 if busy else 0),
+    if busy_ms:
+        queue = {"irqmode": 2, "completion_nsec": busy_ms * 1000000,
+                 "submit_queues": 1, "hw_queue_depth": 1}
+    for key, value in [*(queue or {}).items(), ("memory_backed", 1),
+                       ("discard", int(discard)), ("blocksize", block_size),
+                       ("queue_mode", 2 if queue else 0),
                        ("size", -(-sectors // MIB)),
                        ("cache_size", 64 if cache else 0), ("power", 1)]:
         put(key, value)

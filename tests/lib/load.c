@@ -82,6 +82,8 @@ static int one_operation(struct worker *w)
 		done = pwrite(load->fd, w->buf, BLOCK, where);
 	if (done != BLOCK)
 		return done < 0 ? -errno : -EIO;
+	if (op == LOAD_WRITE && load->sync && fdatasync(load->fd))
+		return -errno;
 
 	note(load, op, now_ns() - began);
 

@@ -20,6 +20,7 @@ struct load {
 	uint32_t threads;
 	uint32_t pause_us;		/* of each thread after each operation */
 	uint32_t seed;
+	uint32_t sync;			/* each write is made durable, and that counts */
 	uint64_t first[NR_LOAD_OPS];	/* blocks */
 	uint64_t nr[NR_LOAD_OPS];
 	uint64_t max_samples;		/* room for so many of each */

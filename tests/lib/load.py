@@ -14,6 +14,7 @@ MAX_SAMPLES = 1 << 18
 class _Load(ctypes.Structure):
     _fields_ = [("fd", ctypes.c_int), ("threads", ctypes.c_uint32),
                 ("pause_us", ctypes.c_uint32), ("seed", ctypes.c_uint32),
+                ("sync", ctypes.c_uint32),
                 ("first", ctypes.c_uint64 * 2), ("nr", ctypes.c_uint64 * 2),
                 ("max_samples", ctypes.c_uint64),
                 ("latency", ctypes.POINTER(ctypes.c_uint64) * 2),
@@ -25,15 +26,16 @@ blk.lib.load_run.argtypes = [ctypes.POINTER(_Load)]
 
 
 class Load:
-    """start(), record(True), ..., record(False), stop(). Zones are (sector, sectors)."""
+    """start(), record(True), ..., record(False), stop(). Zones are (sector, sectors).
+    With sync each write is followed by fdatasync()."""
 
-    def __init__(self, block, threads, pause_us, reads, writes, seed):
+    def __init__(self, block, threads, pause_us, reads, writes, seed, sync=False):
         self._latencies = [(ctypes.c_uint64 * MAX_SAMPLES)() for _ in range(2)]
         pointers = [ctypes.cast(samples, ctypes.POINTER(ctypes.c_uint64))
                     for samples in self._latencies]
         zones = (reads, writes)
         self._c = _Load(
-            block.fd, threads, pause_us, seed,
+            block.fd, threads, pause_us, seed, int(sync),
             (ctypes.c_uint64 * 2)(*(first // BLOCK_SECTORS for first, _ in zones)),
             (ctypes.c_uint64 * 2)(*(nr // BLOCK_SECTORS for _, nr in zones)),
             MAX_SAMPLES, (ctypes.POINTER(ctypes.c_uint64) * 2)(*pointers), 0, 0)
