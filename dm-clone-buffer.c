@@ -133,3 +133,36 @@ void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset
 		}
 	}
 }
+
+bool dm_clone_buffer_is_zero(struct dm_clone_buffer *buffer, unsigned int offset,
+			     unsigned int sectors)
+{
+	unsigned int at = offset << SECTOR_SHIFT, end = at + (sectors << SECTOR_SHIFT);
+	unsigned int begin, len;
+
+	for (; at < end; at += len) {
+		struct page *chunk;
+
+		len = end - at;
+		chunk = chunk_at(buffer, at, &begin, &len);
+		if (memchr_inv(page_address(chunk) + begin, 0, len))
+			return false;
+	}
+
+	return true;
+}
+
+void dm_clone_buffer_clear(struct dm_clone_buffer *buffer, unsigned int offset,
+			   unsigned int sectors)
+{
+	unsigned int at = offset << SECTOR_SHIFT, end = at + (sectors << SECTOR_SHIFT);
+	unsigned int begin, len;
+
+	for (; at < end; at += len) {
+		struct page *chunk;
+
+		len = end - at;
+		chunk = chunk_at(buffer, at, &begin, &len);
+		memset(page_address(chunk) + begin, 0, len);
+	}
+}

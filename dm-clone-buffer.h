@@ -49,4 +49,10 @@ void dm_clone_buffer_init_bio(struct dm_clone_buffer *buffer, struct bio *bio,
 void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset,
 			     struct bio *bio);
 
+/* Are the @sectors from sector @offset on all zeroes?  And: make them so. */
+bool dm_clone_buffer_is_zero(struct dm_clone_buffer *buffer, unsigned int offset,
+			     unsigned int sectors);
+void dm_clone_buffer_clear(struct dm_clone_buffer *buffer, unsigned int offset,
+			   unsigned int sectors);
+
 #endif /* DM_CLONE_BUFFER_H */

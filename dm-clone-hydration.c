@@ -16,8 +16,13 @@
  * good in it gets hydrated.
  *
  * Ranges that were asked for come before what the cursor points at.  What could
- * not be copied of them is left to the passes.  Ranges known to be empty are
- * zeroed, one after the other, whether or not hydration is enabled.
+ * not be copied of them is left to the passes.
+ *
+ * Regions that are marked to be zeroed (dm-clone-marks.h) are passed by.  A work
+ * of its own does those, one claim after the other, whether or not hydration is
+ * enabled.  It marks them hydrated as far as it has got, and gives the rest of the
+ * claim up as soon as somebody waits for it, or for everything to stop.  If it
+ * fails they are left to be copied.
  */
 
 #define DM_MSG_PREFIX "clone"
@@ -30,7 +35,9 @@
 #include "dm-clone-compat.h"
 #include "dm-clone-faults.h"
 #include "dm-clone-hydration.h"
+#include "dm-clone-marks.h"
 #include "dm-clone-pacer.h"
+#include "dm-clone-zero.h"
 
 /* Batches that can be had under any memory pressure. */
 #define MIN_BATCHES	4
@@ -38,8 +45,11 @@
 /* Ranges that may be on a list, of those the administrator has sent. */
 #define MAX_RANGES	65536
 
-/* Empty regions that are zeroed at a time, in sectors: 64 MiB. */
+/* What is claimed at a time in order to be zeroed, in sectors: 64 MiB. */
 #define MAX_ZEROING	(64U << (20 - SECTOR_SHIFT))
+
+/* The pause of zeroing when somebody else waits for such regions, in jiffies. */
+#define YIELD		(HZ / 20 + 1)
 
 /* Regions that are marked at a time if there's nothing to be written. */
 #define MAX_MARKING	BIT(20)
@@ -69,7 +79,7 @@ struct dm_clone_hydration {
 
 	struct dm_clone_pacer *pacer;
 	struct dm_clone_copier *copier;
-	struct dm_kcopyd_client *kcopyd;	/* for zeroing */
+	struct dm_clone_zeroer *zeroer;
 	struct dm_kcopyd_throttle *throttle;
 	mempool_t batch_pool;
 
@@ -82,11 +92,19 @@ struct dm_clone_hydration {
 	unsigned int max_errors;
 
 	bool dest_zeroed;		/* READ_ONCE/WRITE_ONCE */
+	bool passdown;			/* constant while running */
 
 	/* Starts copies.  Only the work itself uses the members up to the lock. */
 	struct delayed_work work;
 	unsigned long cursor;
 	unsigned long nr_started;	/* copies in this pass */
+
+	/* Zeroes what is marked.  While h->zeroing the claim and copy are in use. */
+	struct dm_clone_marks marks;
+	struct delayed_work zero_work;
+	struct dm_clone_claim zero_claim;
+	struct dm_clone_copy zero_copy;
+	unsigned long zero_started;	/* in jiffies */
 
 	spinlock_t lock;		/* protects the rest */
 	bool enabled;
@@ -95,10 +113,9 @@ struct dm_clone_hydration {
 	bool pass_failed;
 	unsigned long pause;		/* after the next pass that fails */
 	unsigned long nr_background;	/* regions in copy in the background */
-	bool zeroing;			/* of empty regions */
+	bool zeroing;			/* of marked regions; READ_ONCE/WRITE_ONCE */
 	wait_queue_head_t idle;		/* nothing is under way in the background */
 	struct range_list wanted;	/* before the rest */
-	struct range_list empty;	/* in the source */
 	struct list_head to_retry;	/* batches that go on region by region */
 	unsigned int nr_errors;		/* regions that failed since enabled */
 	bool gave_up;			/* and that was why it's disabled now */
@@ -226,23 +243,6 @@ static void copied_rest(struct dm_clone_job *job)
 	copy->done(copy, job->outcome.status);
 }
 
-static void end_zeroing(struct dm_clone_copy *copy, bool failed)
-{
-	struct dm_clone_hydration *h = copy->hydration;
-	const struct dm_clone_outcome outcome = {
-		.status = failed ? BLK_STS_IOERR : BLK_STS_OK,
-		.sector = dm_clone_region_start(h->geo, copy->claim.begin),
-	};
-
-	dm_clone_hydration_end(h, &copy->claim, copy->zeroed_by, &outcome);
-	copy->done(copy, outcome.status);
-}
-
-static void zeroed(int read_err, unsigned long write_err, void *context)
-{
-	end_zeroing(context, write_err);
-}
-
 static struct dm_clone_span span(struct dm_clone_hydration *h,
 				 const struct dm_clone_claim *claim)
 {
@@ -256,6 +256,24 @@ static struct dm_clone_span span(struct dm_clone_hydration *h,
 	};
 }
 
+static void zero_span(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+		      const struct dm_clone_span *span, bool discard,
+		      dm_clone_stop_fn should_stop, dm_clone_zeroed_fn done)
+{
+	copy->zero.left = *span;
+	copy->zero.discard = discard;
+	copy->zero.should_stop = should_stop;
+	copy->zero.done = done;
+	dm_clone_zero(h->zeroer, &copy->zero);
+}
+
+static void zeroed_rest(struct dm_clone_zero_job *job)
+{
+	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, zero);
+
+	copy->done(copy, job->outcome.status);
+}
+
 void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
 			      sector_t sector, sector_t nr, dm_clone_copied_fn done)
 {
@@ -266,13 +284,23 @@ void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy
 	copy->written = sector;
 	copy->nr_written = nr;
 	start(h, copy, done);
-	dm_clone_copier_copy(h->copier, &copy->job, DM_CLONE_URGENT, &rest, copied_rest);
+
+	if (!dm_clone_hydration_is_to_zero(h, copy->claim.begin, copy->claim.end)) {
+		copy->means = DM_CLONE_BY_COPY;
+		dm_clone_copier_copy(h->copier, &copy->job, DM_CLONE_URGENT, &rest,
+				     copied_rest);
+	} else {
+		/* No discard: that might not be exact to the sector. */
+		copy->means = DM_CLONE_BY_ZEROING;
+		zero_span(h, copy, &rest, false, NULL, zeroed_rest);
+	}
 }
 
 blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written)
 {
 	struct dm_clone_hydration *h = copy->hydration;
-	struct dm_clone_outcome outcome = copy->job.outcome;
+	struct dm_clone_outcome outcome = copy->means == DM_CLONE_BY_COPY ?
+					  copy->job.outcome : copy->zero.outcome;
 
 	if (written && !outcome.status)
 		outcome = (struct dm_clone_outcome) {
@@ -280,7 +308,7 @@ blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t wri
 			.sector = copy->written,
 		};
 	end(h, &copy->claim, nr_sectors(h, &copy->claim) - copy->nr_written,
-	    DM_CLONE_BY_COPY, &outcome);
+	    copy->means, &outcome);
 
 	return outcome.status;
 }
@@ -296,35 +324,37 @@ static void copy_regions(struct dm_clone_hydration *h, struct dm_clone_copy *cop
 	dm_clone_copier_copy(h->copier, &copy->job, DM_CLONE_BACKGROUND, &all, copied);
 }
 
-static void zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-			 enum dm_clone_means means, bool dest_zeroed,
-			 dm_clone_copied_fn done)
+static void zeroed(struct dm_clone_zero_job *job)
 {
-	sector_t sector = dm_clone_region_start(h->geo, copy->claim.begin);
-	struct dm_io_region to = {
-		.bdev = h->geo->dest,
-		.sector = sector,
-		.count = dm_clone_range_end(h->geo, copy->claim.end) - sector,
-	};
+	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, zero);
 
-	start(h, copy, done);
-	copy->zeroed_by = means;
-	WRITE_ONCE(copy->claim.lengthy, true);
-	if (dest_zeroed)
-		end_zeroing(copy, false);
-	else
-		dm_kcopyd_zero(h->kcopyd, 1, &to, 0, zeroed, copy);
+	dm_clone_hydration_end(copy->hydration, &copy->claim, copy->means, &job->outcome);
+	copy->done(copy, job->outcome.status);
 }
 
-void dm_clone_zero_regions(struct dm_clone_hydration *h,
-			   struct dm_clone_copy *copy, dm_clone_copied_fn done)
+void dm_clone_zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+			   bool discard, dm_clone_copied_fn done)
 {
-	zero_regions(h, copy, DM_CLONE_BY_ZEROING, READ_ONCE(h->dest_zeroed), done);
+	const struct dm_clone_span all = span(h, &copy->claim);
+
+	start(h, copy, done);
+	copy->means = DM_CLONE_BY_ZEROING;
+	zero_span(h, copy, &all, discard, NULL, zeroed);
 }
 
 void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed)
 {
 	WRITE_ONCE(h->dest_zeroed, zeroed);
+}
+
+bool dm_clone_hydration_is_dest_zeroed(struct dm_clone_hydration *h)
+{
+	return READ_ONCE(h->dest_zeroed);
+}
+
+void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown)
+{
+	h->passdown = passdown;
 }
 
 /*
@@ -410,12 +440,12 @@ static unsigned int duty(struct dm_clone_hydration *h)
 	return clamp(READ_ONCE(h->throttle->throttle), 1U, 100U);
 }
 
-/* How long to do nothing after @batch, in jiffies. */
-static unsigned long pause_after(struct dm_clone_hydration *h, struct batch *batch)
+/* How long to do nothing after what has been @started then, in jiffies. */
+static unsigned long pause_after(struct dm_clone_hydration *h, unsigned long started)
 {
 	unsigned int percent = duty(h);
 
-	return (jiffies - batch->started + 1) * (100 - percent) / percent;
+	return (jiffies - started + 1) * (100 - percent) / percent;
 }
 
 /* Start nothing within the next @pause jiffies. */
@@ -450,7 +480,7 @@ static void finish_batch(struct batch *batch)
 	h->pass_failed |= batch->failed;
 	h->nr_background -= nr;
 	if (duty(h) < 100)
-		__pause(h, pause_after(h, batch));
+		__pause(h, pause_after(h, batch->started));
 	mempool_free(batch, &h->batch_pool);
 	kick(h);
 	__wake_if_idle(h);
@@ -641,12 +671,6 @@ int dm_clone_hydration_want(struct dm_clone_hydration *h,
 			    const struct dm_clone_range *ranges, unsigned int nr)
 {
 	return add_ranges(h, &h->wanted, ranges, nr);
-}
-
-int dm_clone_hydration_skip(struct dm_clone_hydration *h,
-			    const struct dm_clone_range *ranges, unsigned int nr)
-{
-	return add_ranges(h, &h->empty, ranges, nr);
 }
 
 /* All is hydrated. */
@@ -861,6 +885,10 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 	nr = min(nr, end - begin);
 	if (dm_clone_find_run(h->cmd, begin, begin + nr, &run_end))
 		return true;	/* hydrated by now, look for another */
+	if (dm_clone_marks_find_run(&h->marks, begin, run_end, &run_end)) {
+		*next = run_end;
+		return true;
+	}
 
 	return start_batch(h, begin, run_end, next);
 }
@@ -884,22 +912,122 @@ static bool start_next(struct dm_clone_hydration *h)
 	return start_from(h, nr, begin, h->geo->nr_regions, &h->cursor);
 }
 
-/* Empty regions have been zeroed. */
-static void skipped(struct dm_clone_copy *copy, blk_status_t status)
+/*
+ *---------------------------------------------------------------
+ * Zeroing what is marked
+ *---------------------------------------------------------------
+ */
+
+static void kick_zeroing(struct dm_clone_hydration *h, unsigned long pause)
 {
-	struct batch *batch = container_of(copy, struct batch, copy);
-	struct dm_clone_hydration *h = copy->hydration;
+	mod_delayed_work(h->wq, &h->zero_work, pause);
+}
+
+bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h, unsigned long begin,
+				   unsigned long end)
+{
+	unsigned long run_end;
+
+	return dm_clone_marks_find_run(&h->marks, begin, end, &run_end) || run_end < end;
+}
+
+int dm_clone_hydration_zero_later(struct dm_clone_hydration *h, unsigned long begin,
+				  unsigned long end)
+{
+	int r = dm_clone_marks_set(&h->marks, begin, end);
+
+	/* If the work is waiting, then for a reason. */
+	if (!r)
+		queue_delayed_work(h->wq, &h->zero_work, 0);
+
+	return r;
+}
+
+static bool is_zeroing_awaited(struct dm_clone_hydration *h)
+{
+	return READ_ONCE(h->zero_claim.waiters.head);
+}
+
+static bool should_stop_zeroing(struct dm_clone_zero_job *job)
+{
+	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, zero);
+
+	return !READ_ONCE(copy->hydration->running) || is_zeroing_awaited(copy->hydration);
+}
+
+/* Regions of the claim, from the first on, have been zeroed: up to this one. */
+static unsigned long zeroed_until(struct dm_clone_hydration *h)
+{
+	sector_t left = h->zero_copy.zero.left.begin;
+
+	if (left >= dm_clone_range_end(h->geo, h->zero_claim.end))
+		return h->zero_claim.end;
+
+	return left >> h->geo->region_shift;
+}
+
+static void release_zeroed(struct dm_clone_hydration *h, unsigned long pause)
+{
 	unsigned long flags;
 
-	dm_clone_hydration_release(h, &batch->claim);
+	dm_clone_hydration_release(h, &h->zero_claim);
 
 	/* All under the lock, as in finish_batch(). */
 	spin_lock_irqsave(&h->lock, flags);
-	h->zeroing = false;
-	mempool_free(batch, &h->batch_pool);
-	kick(h);
+	WRITE_ONCE(h->zeroing, false);
+	kick_zeroing(h, pause);
 	__wake_if_idle(h);
 	spin_unlock_irqrestore(&h->lock, flags);
+}
+
+/*
+ * The regions have lost their marks, and are to be copied: as nothing else tells that
+ * this pass has left something out, it has failed.
+ */
+static void zeroing_failed(struct dm_clone_hydration *h)
+{
+	spin_lock_irq(&h->lock);
+	h->pass_failed = true;
+	spin_unlock_irq(&h->lock);
+}
+
+/*
+ * What has been zeroed is hydrated, what's left of the claim keeps its marks, unless
+ * it has failed.  A region that was left half-way may hold anything.
+ */
+static void zeroed_marked(struct dm_clone_zero_job *job)
+{
+	struct dm_clone_hydration *h =
+		container_of(job, struct dm_clone_hydration, zero_copy.zero);
+	struct dm_clone_claim *claim = &h->zero_claim, done = {
+		.begin = claim->begin,
+		.end = zeroed_until(h),
+	};
+	unsigned long pause = 0;
+
+	/* One that failed has been begun, one that was stopped perhaps. */
+	if (done.end < claim->end)
+		h->events.spoilt(h->events.context);
+	if (done.end > done.begin) {
+		account(h, nr_sectors(h, &done), DM_CLONE_BY_ZEROING,
+			&(struct dm_clone_outcome) { .status = BLK_STS_OK });
+		if (dm_clone_set_range_hydrated(h->cmd, done.begin, done.end - done.begin))
+			h->events.hydrated(h->events.context);
+	}
+	if (job->outcome.status)
+		account(h, 0, DM_CLONE_BY_ZEROING, &job->outcome);
+	atomic_long_sub(claim->end - claim->begin, &h->nr_in_flight);
+
+	dm_clone_marks_clear(&h->marks, claim->begin,
+			     job->outcome.status ? claim->end : done.end);
+	if (job->outcome.status)
+		zeroing_failed(h);
+
+	if (duty(h) < 100)
+		pause = pause_after(h, h->zero_started);
+	if (is_zeroing_awaited(h))
+		pause = max(pause, YIELD);
+	release_zeroed(h, pause);
 }
 
 /* One at a time, unless all has been stopped. */
@@ -910,61 +1038,118 @@ static bool account_zeroing(struct dm_clone_hydration *h)
 	spin_lock_irq(&h->lock);
 	r = h->running && !h->zeroing;
 	if (r)
-		h->zeroing = true;
+		WRITE_ONCE(h->zeroing, true);
 	spin_unlock_irq(&h->lock);
 
 	return r;
 }
 
-/*
- * Have some empty regions hydrated.  Those that another has claimed are his.
- * Returns true if it's worth going on at once.
- */
-static bool skip_next(struct dm_clone_hydration *h)
+/* How many regions to claim at a time? */
+static unsigned long max_zeroing(struct dm_clone_hydration *h, bool dest_zeroed)
 {
-	unsigned long nr = max(MAX_ZEROING >> h->geo->region_shift, 1U);
-	unsigned long begin, end;
-	struct listed_range *range;
-	struct batch *batch;
-	bool zeroed;
+	unsigned int sectors = duty(h) < 100 ? DM_CLONE_MAX_PIECE : MAX_ZEROING;
+	unsigned long nr = max(sectors >> h->geo->region_shift, 1U);
 
-	range = next_range(h, &h->empty, &begin);
-	if (!range || !READ_ONCE(h->running) || READ_ONCE(h->zeroing))
+	return dest_zeroed ? max(nr, MAX_MARKING) : nr;
+}
+
+static void zero_claimed(struct dm_clone_hydration *h, bool dest_zeroed)
+{
+	struct dm_clone_copy *copy = &h->zero_copy;
+	struct dm_clone_span all;
+
+	copy->claim.begin = h->zero_claim.begin;
+	copy->claim.end = h->zero_claim.end;
+	copy->hydration = h;
+	all = span(h, &copy->claim);
+	dm_clone_hydration_begin(h, &copy->claim);
+	h->zero_started = jiffies;
+	WRITE_ONCE(h->zero_claim.lengthy, true);
+
+	if (!dest_zeroed) {
+		zero_span(h, copy, &all, h->passdown, should_stop_zeroing, zeroed_marked);
+		return;
+	}
+
+	copy->zero.outcome = (struct dm_clone_outcome) { .status = BLK_STS_OK };
+	copy->zero.left.begin = all.end;
+	zeroed_marked(&copy->zero);
+}
+
+/*
+ * Those that another has claimed are left to that other.  Returns false if they are
+ * not claimed now, and *@next is where to go on.
+ */
+static bool claim_to_zero(struct dm_clone_hydration *h, unsigned long begin,
+			  unsigned long end, bool dest_zeroed, unsigned long *next)
+{
+	unsigned long nr, taken_until;
+
+	nr = dm_clone_claim_free_part(h->claims, &h->zero_claim, begin, end, &taken_until);
+	if (!nr) {
+		*next = min(taken_until, end);
 		return false;
-
-	zeroed = READ_ONCE(h->dest_zeroed);
-	if (zeroed)
-		nr = max(nr, MAX_MARKING);
-	end = min(range->range.end, begin + nr);
-	if (dm_clone_find_run(h->cmd, begin, end, &end))
-		return true;	/* hydrated by now */
-
-	batch = claim_batch(h, begin, end, &range->next);
-	if (IS_ERR_OR_NULL(batch))
-		return !batch;
+	}
 
 	/*
-	 * The look that counts is the one with the claim: nobody else spoils these
-	 * regions now.  No longer zeroed: that's too much to be zeroed at a time.
+	 * Now that they're ours: are they still as they were?  And the destination:
+	 * nobody else spoils these regions from here on.  If it's no longer known to
+	 * be zero, then that's too much to be zeroed at a time.
 	 */
-	if (zeroed && !READ_ONCE(h->dest_zeroed)) {
-		range->next = begin;
-		abandon_batch(h, batch);
+	if (dm_clone_is_range_unhydrated(h->cmd, begin, nr) &&
+	    (!dest_zeroed || READ_ONCE(h->dest_zeroed)))
+		return true;
+
+	*next = begin;
+	dm_clone_hydration_release(h, &h->zero_claim);
+	return false;
+}
+
+/* Returns true if it's worth going on at once. */
+static bool zero_next(struct dm_clone_hydration *h)
+{
+	bool dest_zeroed = READ_ONCE(h->dest_zeroed);
+	unsigned long begin, end, next;
+
+	if (!dm_clone_marks_find_first(&h->marks, max_zeroing(h, dest_zeroed), &begin, &end))
+		return false;
+
+	if (dm_clone_find_run(h->cmd, begin, end, &next)) {
+		dm_clone_marks_clear(&h->marks, begin, next);
 		return true;
 	}
 
-	if (!account_zeroing(h)) {
-		range->next = begin;
-		abandon_batch(h, batch);
+	if (!account_zeroing(h))
+		return false;
+
+	if (claim_to_zero(h, begin, next, dest_zeroed, &end)) {
+		zero_claimed(h, dest_zeroed);
 		return false;
 	}
 
-	/* The claim of the batch is the one that is met. */
-	WRITE_ONCE(batch->claim.lengthy, true);
-	zero_regions(h, &batch->copy, DM_CLONE_BY_SKIPPING, zeroed, skipped);
+	dm_clone_marks_clear(&h->marks, begin, end);
+	spin_lock_irq(&h->lock);
+	WRITE_ONCE(h->zeroing, false);
+	__wake_if_idle(h);
+	spin_unlock_irq(&h->lock);
 
 	return true;
 }
+
+static void do_zeroing(struct work_struct *work)
+{
+	struct dm_clone_hydration *h =
+		container_of(to_delayed_work(work), struct dm_clone_hydration, zero_work);
+
+	while (!READ_ONCE(h->zeroing) && zero_next(h))
+		cond_resched();
+}
+
+/*
+ *---------------------------------------------------------------
+ * The life of the engine
+ *---------------------------------------------------------------
+ */
 
 /* In jiffies; 0: now. */
 static unsigned long time_to_wait(struct dm_clone_hydration *h)
@@ -987,7 +1172,7 @@ void dm_clone_hydration_hurry(struct dm_clone_hydration *h)
 
 bool dm_clone_hydration_is_watching(struct dm_clone_hydration *h)
 {
-	return READ_ONCE(h->enabled);
+	return READ_ONCE(h->enabled) || READ_ONCE(h->zeroing);
 }
 
 u64 dm_clone_hydration_user_start(struct dm_clone_hydration *h)
@@ -1008,12 +1193,9 @@ static void do_hydration(struct work_struct *work)
 
 	if (dm_clone_is_hydration_done(h->cmd)) {
 		drop_ranges(h, &h->wanted);
-		drop_ranges(h, &h->empty);
 		return;
 	}
 
-	while (skip_next(h))
-		cond_resched();
 	retry_batches(h);
 	report_giving_up(h);
 
@@ -1070,13 +1252,15 @@ void dm_clone_hydration_wait(struct dm_clone_hydration *h)
 	spin_unlock_irq(&h->lock);
 
 	cancel_delayed_work_sync(&h->work);
+	cancel_delayed_work_sync(&h->zero_work);
 	dm_clone_copier_shrink(h->copier);
 }
 
 void dm_clone_hydration_shrink(struct dm_clone_hydration *h)
 {
-	/* The work drops what is listed. */
+	/* The works drop what is listed, and marked. */
 	queue_delayed_work(h->wq, &h->work, 0);
+	queue_delayed_work(h->wq, &h->zero_work, 0);
 	dm_clone_copier_shrink(h->copier);
 }
 
@@ -1092,6 +1276,7 @@ void dm_clone_hydration_start(struct dm_clone_hydration *h)
 	spin_unlock_irq(&h->lock);
 
 	kick(h);
+	kick_zeroing(h, 0);
 }
 
 static const char *__state(struct dm_clone_hydration *h)
@@ -1160,11 +1345,12 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 	h->events = *events;
 	h->pause = MIN_PAUSE;
 	INIT_DELAYED_WORK(&h->work, do_hydration);
+	INIT_DELAYED_WORK(&h->zero_work, do_zeroing);
+	dm_clone_marks_init(&h->marks, geo->nr_regions);
 	spin_lock_init(&h->lock);
 	init_waitqueue_head(&h->idle);
 	INIT_LIST_HEAD(&h->to_retry);
 	INIT_LIST_HEAD(&h->wanted.list);
-	INIT_LIST_HEAD(&h->empty.list);
 
 	r = mempool_init_kmalloc_pool(&h->batch_pool, MIN_BATCHES,
 				      sizeof(struct batch));
@@ -1172,31 +1358,31 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 		goto bad;
 
 	h->throttle = throttle;
-	h->kcopyd = dm_kcopyd_client_create(throttle);
-	if (IS_ERR(h->kcopyd)) {
-		r = PTR_ERR(h->kcopyd);
-		goto bad_pool;
-	}
-
 	h->pacer = dm_clone_pacer_create();
 	if (!h->pacer) {
 		r = -ENOMEM;
-		goto bad_kcopyd;
+		goto bad_pool;
+	}
+
+	h->zeroer = dm_clone_zeroer_create(geo->dest, wq_dest, h->pacer);
+	if (!h->zeroer) {
+		r = -ENOMEM;
+		goto bad_pacer;
 	}
 
 	h->copier = dm_clone_copier_create(geo->source, geo->dest, wq_source, wq_dest,
 					   h->pacer, copier_has_room, h);
 	if (IS_ERR(h->copier)) {
 		r = PTR_ERR(h->copier);
-		goto bad_pacer;
+		goto bad_zeroer;
 	}
 
 	return h;
 
+bad_zeroer:
+	dm_clone_zeroer_destroy(h->zeroer);
 bad_pacer:
 	dm_clone_pacer_destroy(h->pacer);
-bad_kcopyd:
-	dm_kcopyd_client_destroy(h->kcopyd);
 bad_pool:
 	mempool_exit(&h->batch_pool);
 bad:
@@ -1208,10 +1394,10 @@ void dm_clone_hydration_destroy(struct dm_clone_hydration *h)
 {
 	dm_clone_hydration_wait(h);
 	free_ranges(&h->wanted.list);
-	free_ranges(&h->empty.list);
+	dm_clone_marks_exit(&h->marks);
 	dm_clone_copier_destroy(h->copier);
+	dm_clone_zeroer_destroy(h->zeroer);
 	dm_clone_pacer_destroy(h->pacer);
-	dm_kcopyd_client_destroy(h->kcopyd);
 	mempool_exit(&h->batch_pool);
 	kfree(h);
 }

@@ -17,12 +17,13 @@
 #define DM_CLONE_HYDRATION_H
 
 #include <linux/blk_types.h>
-#include <linux/dm-kcopyd.h>
+#include <linux/dm-kcopyd.h>	/* for the module parameter */
 #include <linux/workqueue.h>
 
 #include "dm-clone-claim.h"
 #include "dm-clone-copier.h"
 #include "dm-clone-metadata.h"
+#include "dm-clone-zero.h"
 
 /* How the two devices are cut into regions. */
 struct dm_clone_geometry {
@@ -53,9 +54,9 @@ struct dm_clone_copy;
 /* What has hydrated regions, or was to. */
 enum dm_clone_means {
 	DM_CLONE_BY_COPY,	/* in the background or on demand */
-	DM_CLONE_BY_ZEROING,	/* of discarded regions */
+	DM_CLONE_BY_ZEROING,	/* of regions discarded, or known to be empty */
+	DM_CLONE_BY_KEEPING,	/* what the destination holds: it was said to be right */
 	DM_CLONE_BY_READ,	/* with what a reader was given */
-	DM_CLONE_BY_SKIPPING,	/* of regions known to be empty */
 	DM_CLONE_NR_MEANS
 };
 
@@ -72,10 +73,13 @@ struct dm_clone_copy {
 
 	/* The engine's. */
 	struct dm_clone_hydration *hydration;
-	struct dm_clone_job job;
+	enum dm_clone_means means;
+	union {
+		struct dm_clone_job job;
+		struct dm_clone_zero_job zero;
+	};
 	sector_t written;		/* by the caller: from here on ... */
 	sector_t nr_written;		/* ... so many */
-	enum dm_clone_means zeroed_by;
 	dm_clone_copied_fn done;
 };
 
@@ -111,14 +115,30 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 void dm_clone_hydration_destroy(struct dm_clone_hydration *h);
 
 /*
- * Zero the regions of @copy->claim, which the caller has claimed.  On success they
- * are hydrated when @done is called.  May sleep.
+ * Zero the regions of @copy->claim, which the caller has claimed, and pass a @discard
+ * down before that.  On success they are hydrated when @done is called, in process
+ * context.  Any context; for what takes a moment.
  */
-void dm_clone_zero_regions(struct dm_clone_hydration *h,
-			   struct dm_clone_copy *copy, dm_clone_copied_fn done);
+void dm_clone_zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+			   bool discard, dm_clone_copied_fn done);
 
 /*
- * Copy the region of @copy->claim, which the caller has claimed, but for the @nr sectors
+ * These regions need not be copied: have those zeroed that are not hydrated, in the
+ * background, whether or not hydration is enabled.  Until then they read as the
+ * source's data; those that another has claimed by the time it's their turn are
+ * left to that other.  It's remembered until the engine is destroyed.  May sleep;
+ * returns -ENOMEM, or 0.
+ */
+int dm_clone_hydration_zero_later(struct dm_clone_hydration *h, unsigned long begin,
+				  unsigned long end);
+
+/* Are any of these regions to be zeroed?  Any context. */
+bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h, unsigned long begin,
+				   unsigned long end);
+
+/*
+ * Copy the region of @copy->claim (or zero it, if that's what it is to be), which the
+ * caller has claimed, but for the @nr sectors
  * from @sector on: those the caller writes himself, meanwhile.  Nothing is hydrated
  * when @done is called.  When his write has ended too, with the status @written, the
  * caller calls end, which hydrates the region if both went well and returns what
@@ -153,12 +173,15 @@ void dm_clone_hydration_release(struct dm_clone_hydration *h,
  * longer.  Then there's nothing to write in order to zero them.
  */
 void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed);
+bool dm_clone_hydration_is_dest_zeroed(struct dm_clone_hydration *h);
+
+/* Are discards to be passed down before regions are zeroed in the background? */
+void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown);
 
 /*
- * What the administrator knows of regions: some are to be hydrated before the
- * rest; others are empty in the source, and need not be copied.  Both are put on
- * a list and done in that order, the former while hydration is enabled, the latter
- * in any case.  Ranges [begin, end), @nr of them, all or none are taken.
+ * Regions that are to be hydrated before the rest, as the administrator wants it.
+ * They are put on a list, and done in that order, while hydration is enabled.
+ * Ranges [begin, end), @nr of them, all or none are taken.
  *
  * Returns -EAGAIN if too much is on the list, -E2BIG if these alone are too many, or
  * -ENOMEM.  May sleep.
@@ -169,8 +192,6 @@ struct dm_clone_range {
 };
 
 int dm_clone_hydration_want(struct dm_clone_hydration *h,
-			    const struct dm_clone_range *ranges, unsigned int nr);
-int dm_clone_hydration_skip(struct dm_clone_hydration *h,
 			    const struct dm_clone_range *ranges, unsigned int nr);
 
 /* Background hydration, as wanted by the administrator. */

@@ -402,8 +402,13 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 		return DM_CLONE_READ_TAKEN;
 	}
 
-	/* Now that they're ours: are they still as they were? */
+	/* Now that they're ours: are they still as they were, and to be copied at all? */
 	dm_clone_halt(DM_CLONE_HALT_READER_CLAIMED);
+	if (dm_clone_hydration_is_to_zero(reader->hydration, begin, read->claim.end)) {
+		release_claim(read);
+		free_read(read);
+		return DM_CLONE_READ_NOT_NOW;
+	}
 	if (!dm_clone_is_range_unhydrated(reader->cmd, begin, read->claim.end - begin)) {
 		release_claim(read);
 		free_read(read);

@@ -72,13 +72,28 @@
  * -------------------
  *
  * Write-zeroes is a write.  A discard of hydrated regions is passed down or
- * dropped, one of a part of an unhydrated region is dropped.  Whole unhydrated
- * regions are claimed, zeroed in the destination (it may hold what somebody
- * left there long ago) and hydrated by that; then the discard starts again,
- * with hydrated regions.  It is through the claim that a discard and a copy of
- * the same region cannot run at once, so no copy can land on a write that
- * came after the discard.  Secure erase is a discard, except that a part of a
- * region may not be dropped: it goes the way of a write.
+ * dropped, one of a part of an unhydrated region is dropped.  One of whole
+ * unhydrated regions says that they need not be copied:
+ *
+ *  - With no_discard_passdown it only updates the metadata: the regions are
+ *    claimed, marked hydrated, and what the destination holds is what they read
+ *    from then on.  Nothing but the metadata changes for a zeroed destination,
+ *    either: it's known to read as zeroes.
+ *  - A short discard claims its regions, and has them discarded and zeroed in
+ *    the destination, which may hold what somebody left there long ago.  Then
+ *    they are hydrated, and the discard is over.
+ *  - A long one would take long, so it is only remembered (dm-clone-marks.h), and
+ *    acknowledged.  The engine zeroes the regions in the background.  Until then
+ *    they read as the source's data, and a write to a part of one has the rest
+ *    zeroed rather than copied.  A discard promises nothing: it does not matter
+ *    that this is forgotten in a crash or with the table, or that regions which
+ *    another has claimed meanwhile are left to that other.
+ *
+ * It is through the claim that zeroing, marking, and a copy of the same region
+ * cannot run at once, so none of them can land on a write that came after the
+ * discard.
+ *
+ * There is no secure erase: the source would keep the data.
  *
  * Reads
  * -----
@@ -152,12 +167,14 @@
  *	stores_lock		mutex: opening and closing metadata
  *	clone->commit_lock	mutex: one commit, or change of mode, at a time
  *	  metadata lock		rwsem: in dm-clone-metadata.c
+ *	reserve_lock		mutex: in dm-clone-zero.c; alone
  *	clone->lock		spinlock, irqs off: lists of bios, commit state
  *	hydration lock		spinlock, irqs off: in dm-clone-hydration.c
  *	reader lock		spinlock, irqs off: in dm-clone-reader.c
  *	copier lock		spinlock, irqs off: in dm-clone-copier.c
  *	  pacer lock		spinlock, irqs off: in dm-clone-pacer.c
  *	claims lock		spinlock, irqs off: in dm-clone-claim.c
+ *	marks lock		spinlock, irqs off: in dm-clone-marks.c
  *	map lock		seqlock, irqs off: in dm-clone-metadata.c
  *
  * A mutex or rwsem is taken before those below it, and before any spinlock.
@@ -174,12 +191,14 @@
  *	wq_commit	commit_work and flush_work; may block on the metadata device,
  *			and on the destination, for as long as a commit takes
  *	wq_source	deferred_read_work, the copier's reads, reads ahead
- *	wq_dest		deferred_work, the copier's and the reader's writes, the engine,
- *			which starts no I/O itself but to zero
+ *	wq_dest		deferred_work, the copier's and the reader's writes, the
+ *			zeroer's works, one a job, and the engine, which starts no
+ *			I/O itself
  *
  * With a hung source, writes of whole regions and all I/O to hydrated ones go on,
- * waited for a claim or not.  No work waits for another.  None is bound to a CPU: a
- * real-time task that spins for the end of its write would keep that CPU from it.
+ * waited for a claim or not.  No work waits for another (but for one that zeroes, if
+ * there's no memory: for the buffer that another such is using).  None is bound to a
+ * CPU: a real-time task that spins for the end of its write would keep that CPU from it.
  *
  * Bios only wait for claims (owned by bios in flight below us, or by copies), for the
  * copy of the rest of their region, and for flush_work.
@@ -193,6 +212,12 @@
 
 #define MIN_REGION_SIZE (1 << (12 - SECTOR_SHIFT))
 #define MAX_REGION_SIZE (1 << (30 - SECTOR_SHIFT))
+
+/*
+ * The longest discard that waits until its regions are zeroed, in sectors: what takes
+ * but a moment on a slow disk, too.
+ */
+#define MAX_SHORT_DISCARD (1U << (20 - SECTOR_SHIFT))
 
 /* The arguments of a table that must be there. */
 #define NR_FIXED_ARGS 4
@@ -869,26 +894,6 @@ static int remap(struct clone *clone, struct bio *bio, struct block_device *bdev
 	return DM_MAPIO_REMAPPED;
 }
 
-/* The regions of @copy were zeroed for the sake of its bio. */
-static void zeroed_for_bio(struct dm_clone_copy *copy, blk_status_t status)
-{
-	struct clone_io *io = container_of(copy, struct clone_io, copy);
-	struct clone *clone = io->clone;
-	struct bio_list bios = BIO_EMPTY_LIST;
-	struct bio *bio = copy_to_bio(copy);
-
-	release_claim(clone, io);
-
-	if (status) {
-		bio->bi_status = status;
-		bio_endio(bio);
-		return;
-	}
-
-	bio_list_add(&bios, bio);
-	defer_bios(clone, &bios);
-}
-
 static bool is_discard(struct bio *bio)
 {
 	return bio_op(bio) == REQ_OP_DISCARD;
@@ -929,6 +934,70 @@ static int map_hydrated_change(struct clone *clone, struct bio *bio,
 	return remap(clone, bio, clone->geo.dest, take_fua(clone, bio, committed));
 }
 
+/* Discarded regions are hydrated, or were to be: the bio is over. */
+static void end_discard(struct clone *clone, struct clone_io *io, struct bio *bio,
+			blk_status_t status)
+{
+	if (!status)
+		note_user_change(clone);
+	release_claim(clone, io);
+
+	bio->bi_status = status;
+	bio_endio(bio);
+}
+
+static void zeroed_for_bio(struct dm_clone_copy *copy, blk_status_t status)
+{
+	struct clone_io *io = container_of(copy, struct clone_io, copy);
+
+	end_discard(io->clone, io, copy_to_bio(copy), status);
+}
+
+/* The regions of a discard count as hydrated as they are. */
+static void keep_discarded(struct clone *clone, struct clone_io *io, struct bio *bio,
+			   enum dm_clone_means means)
+{
+	const struct dm_clone_outcome good = { .status = BLK_STS_OK };
+
+	dm_clone_hydration_begin(clone->hydration, &io->copy.claim);
+	dm_clone_hydration_end(clone->hydration, &io->copy.claim, means, &good);
+	end_discard(clone, io, bio, BLK_STS_OK);
+}
+
+/* A discard of whole regions that owns the claim. */
+static void discard_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
+{
+	if (has_feature(clone, NO_DISCARD_PASSDOWN))
+		keep_discarded(clone, io, bio, DM_CLONE_BY_KEEPING);
+	else if (dm_clone_hydration_is_dest_zeroed(clone->hydration))
+		keep_discarded(clone, io, bio, DM_CLONE_BY_ZEROING);
+	else
+		dm_clone_zero_regions(clone->hydration, &io->copy,
+				      clone->discard_passdown, zeroed_for_bio);
+}
+
+/* Does a discard of this length take more than a moment? */
+static bool is_long_discard(struct clone *clone, struct bio *bio)
+{
+	return is_discard(bio) && bio_sectors(bio) > MAX_SHORT_DISCARD &&
+	       !has_feature(clone, NO_DISCARD_PASSDOWN) &&
+	       !dm_clone_hydration_is_dest_zeroed(clone->hydration);
+}
+
+/* Map a piece of a long discard, of the whole regions [begin, end). */
+static int map_long_discard(struct clone *clone, struct bio *bio,
+			    unsigned long begin, unsigned long end)
+{
+	if (!may_change_metadata(clone))
+		return DM_MAPIO_KILL;
+
+	/* If there's no memory to remember it with, then not. */
+	dm_clone_hydration_zero_later(clone->hydration, begin, end);
+	bio_endio(bio);
+
+	return DM_MAPIO_SUBMITTED;
+}
+
 /* Map a piece that changes regions, whole ones or a part of one; it owns the claim. */
 static int map_claimed_change(struct clone *clone, struct clone_io *io,
 			      struct bio *bio, bool whole)
@@ -936,8 +1005,8 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
 	struct dm_clone_copy *copy = &io->copy;
 	unsigned int flags = watched(clone);
 
-	if (whole && (is_discard(bio) || bio_op(bio) == REQ_OP_SECURE_ERASE)) {
-		dm_clone_zero_regions(clone->hydration, copy, zeroed_for_bio);
+	if (is_discard(bio)) {
+		discard_claimed(clone, io, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
 
@@ -997,8 +1066,8 @@ static int map_change(struct clone *clone, struct bio *bio)
 {
 	unsigned long begin = first_region(clone, bio);
 	unsigned long whole_end = end_of_whole_regions(clone, bio);
+	bool whole, is_long = is_long_discard(clone, bio);
 	unsigned long end;
-	bool whole;
 
 	if (dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end)) {
 		cut_bio(clone, bio, end);
@@ -1008,6 +1077,8 @@ static int map_change(struct clone *clone, struct bio *bio)
 	whole = starts_at_region(clone, bio) && whole_end > begin;
 	end = whole ? min(end, whole_end) : begin + 1;
 	cut_bio(clone, bio, end);
+	if (is_long && whole)
+		return map_long_discard(clone, bio, begin, end);
 
 	return map_unhydrated_change(clone, bio, begin, end, whole);
 }
@@ -1703,6 +1774,12 @@ static void hydration_gave_up(void *context)
 	dm_table_event(clone->ti->table);
 }
 
+static bool can_pass_discards_down(struct clone *clone)
+{
+	return !has_feature(clone, NO_DISCARD_PASSDOWN) &&
+	       bdev_max_discard_sectors(clone->geo.dest);
+}
+
 static int create_hydration(struct clone *clone)
 {
 	const struct dm_clone_hydration_events events = {
@@ -1729,6 +1806,7 @@ static int create_hydration(struct clone *clone)
 	for (i = 0; i < NR_CORE_ARGS; i++)
 		apply_core_arg(clone, i);
 
+	dm_clone_hydration_set_passdown(clone->hydration, can_pass_discards_down(clone));
 	dm_clone_hydration_enable(clone->hydration, !has_feature(clone, NO_HYDRATION));
 
 	return 0;
@@ -1864,8 +1942,7 @@ static void set_target_features(struct clone *clone)
 {
 	struct dm_target *ti = clone->ti;
 
-	clone->discard_passdown = !has_feature(clone, NO_DISCARD_PASSDOWN) &&
-				  bdev_max_discard_sectors(clone->geo.dest);
+	clone->discard_passdown = can_pass_discards_down(clone);
 
 	ti->private = clone;
 	ti->per_io_data_size = sizeof(struct clone_io);
@@ -1878,7 +1955,6 @@ static void set_target_features(struct clone *clone)
 	ti->num_discard_bios = 1;
 	ti->discards_supported = true;
 
-	ti->num_secure_erase_bios = 1;
 	ti->num_write_zeroes_bios = 1;
 }
 
@@ -2194,9 +2270,9 @@ static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 	       stats.hydrated[DM_CLONE_BY_COPY] << SECTOR_SHIFT,
 	       (u64)atomic64_read(&clone->nr_overwritten) << SECTOR_SHIFT,
 	       stats.hydrated[DM_CLONE_BY_ZEROING] << SECTOR_SHIFT);
-	DMEMIT(" bytes_read=%llu bytes_skipped=%llu",
-	       stats.hydrated[DM_CLONE_BY_READ] << SECTOR_SHIFT,
-	       stats.hydrated[DM_CLONE_BY_SKIPPING] << SECTOR_SHIFT);
+	DMEMIT(" bytes_kept=%llu bytes_read=%llu",
+	       stats.hydrated[DM_CLONE_BY_KEEPING] << SECTOR_SHIFT,
+	       stats.hydrated[DM_CLONE_BY_READ] << SECTOR_SHIFT);
 	DMEMIT(" regions_failed=%llu read_errors=%llu write_errors=%llu",
 	       stats.failed, stats.read_errors, stats.write_errors);
 	DMEMIT(" last_error=%d last_error_sector=%llu", stats.last_error,
@@ -2297,27 +2373,26 @@ static void whole_regions(struct clone *clone, const struct sectors *s,
 /* skip <start> <length> [<start> <length>]*: these are empty in the source */
 static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 {
-	unsigned int i, nr = 0;
-	struct dm_clone_range *ranges;
+	struct dm_clone_range range;
 	struct sectors s;
+	unsigned int i;
 	int r = 0;
 
-	ranges = kvmalloc_array(nr_args / 2, sizeof(*ranges), GFP_KERNEL);
-	if (!ranges)
-		return -ENOMEM;
+	/* All or none. */
+	for (i = 0; i + 1 < nr_args; i += 2)
+		if (parse_sectors(clone, argv + i, &s))
+			return -EINVAL;
+
+	if (dm_clone_is_hydration_done(clone->cmd))
+		return 0;
 
 	for (i = 0; i + 1 < nr_args && !r; i += 2) {
-		r = parse_sectors(clone, argv + i, &s);
-		if (r)
-			break;
-		whole_regions(clone, &s, &ranges[nr]);
-		if (ranges[nr].begin < ranges[nr].end)
-			nr++;
+		parse_sectors(clone, argv + i, &s);
+		whole_regions(clone, &s, &range);
+		if (range.begin < range.end)
+			r = dm_clone_hydration_zero_later(clone->hydration, range.begin,
+							  range.end);
 	}
-
-	if (!r && nr && !dm_clone_is_hydration_done(clone->cmd))
-		r = dm_clone_hydration_skip(clone->hydration, ranges, nr);
-	kvfree(ranges);
 
 	return r;
 }
@@ -2398,7 +2473,6 @@ static void stack_source_limits(struct clone *clone, struct queue_limits *limits
 {
 	struct block_device *source = clone->geo.source;
 	unsigned int write_zeroes = limits->max_write_zeroes_sectors;
-	unsigned int secure_erase = limits->max_secure_erase_sectors;
 
 	if (blk_stack_limits(limits, &bdev_get_queue(source)->limits,
 			     get_start_sect(source)) < 0)
@@ -2406,7 +2480,6 @@ static void stack_source_limits(struct clone *clone, struct queue_limits *limits
 		       clone_name(clone));
 
 	limits->max_write_zeroes_sectors = write_zeroes;
-	limits->max_secure_erase_sectors = secure_erase;
 }
 
 static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)

@@ -286,11 +286,18 @@ static void judge_metadata(struct oracle *o)
  *---------------------------------------------------------------
  */
 
-static bool may_be_zero(const struct oracle *o, uint64_t sector, uint32_t floor)
+/*
+ * A discard of what is not hydrated leaves zeroes or the source's data, at once or
+ * later, or what the destination held if it is to keep that.
+ */
+static bool may_be_zeroed(const struct oracle *o, uint64_t sector, uint32_t floor,
+			  bool by_discard)
 {
 	for (uint64_t i = o->first_zeroer[sector]; i < o->first_zeroer[sector + 1]; i++) {
 		const struct bio *b = &o->rec->upper[o->zeroers[i]].b;
 
+		if (by_discard && b->kind != BIO_DISCARD)
+			continue;
 		if (b->queued < o->now && b->completed >= floor)
 			return true;
 	}
@@ -308,7 +315,10 @@ static bool may_be(const struct oracle *o, uint64_t sector, uint32_t birth, uint
 	if (birth == BIRTH_OLD)
 		return !floor;
 
-	return birth == BIRTH_ZERO && may_be_zero(o, sector, floor);
+	if (birth == BIRTH_FORMER)
+		return o->rec->keeps && may_be_zeroed(o, sector, floor, true);
+
+	return birth == BIRTH_ZERO && may_be_zeroed(o, sector, floor, false);
 }
 
 bool oracle_is_hydrated(const struct oracle *o, uint64_t sector)

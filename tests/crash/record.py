@@ -464,7 +464,7 @@ def record(scenario, args, trace, library, place):
                 ("scenario", scenario), ("seed", scenario.seed), ("number", scenario.number),
                 ("log_offset", place * LOG_SLICE), ("meta_sectors", scenario.meta),
                 ("target_size", scenario.size), ("region_size", scenario.region),
-                ("logged", stack.log.number),
+                ("keeps", int(not scenario.passdown)), ("logged", stack.log.number),
                 ("clones", " ".join(d.number for d in run.devices)),
                 ("source_stamp", SOURCE), ("former_stamp", scenario.former), ("junk_stamp", JUNK)):
             f.write(f"{key} {value}\n")

@@ -179,6 +179,8 @@ static void take_info(struct loader *l, const char *key, char *value)
 		rec->former_stamp = number;
 	} else if (!strcmp(key, "junk_stamp")) {
 		rec->junk_stamp = number;
+	} else if (!strcmp(key, "keeps")) {
+		rec->keeps = number;
 	} else if (!strcmp(key, "logged")) {
 		snprintf(l->logged, sizeof(l->logged), "%s", value);
 	} else if (!strcmp(key, "clones")) {

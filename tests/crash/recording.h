@@ -96,6 +96,7 @@ struct recording {
 	uint64_t seed, number;
 	uint64_t meta_sectors, target_size, region_size;
 	uint32_t source_stamp, former_stamp, junk_stamp;
+	bool keeps;		/* discards keep what the destination holds */
 
 	struct initial initial;
 	struct event *events;

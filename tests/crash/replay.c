@@ -460,6 +460,10 @@ static bool set_bit_early(struct replay *r)
 	array = get_le64(block + 32 + 8 * get_le32(block + 20));
 	disk_read_block(&r->disk, array, r->scratch);
 
+	/* Then it may be right. */
+	if (r->rec.keeps)
+		return false;
+
 	nr_words = get_le32(r->scratch + 8);
 	for (region = 0; region < nr_words * 64; region++) {
 		uint64_t s = region * r->rec.region_size;

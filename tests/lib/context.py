@@ -266,14 +266,16 @@ class Context:
 
     # File systems
 
-    def mount(self, device, kind, options=""):
+    def mount(self, device, kind, options="", keep=False):
+        """Where it is mounted; with keep it is unmounted by someone else."""
         where = self.folder()
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mount(device.encode(), where.encode(), kind.encode(), 0,
                       options.encode() or None):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), f"mount {device}")
-        self._mounts.append(where)
+        if not keep:
+            self._mounts.append(where)
         return where
 
     def umount(self, where):

@@ -215,6 +215,16 @@ class Disk:
         self._swap(self._delayed(0, first, delay) +
                    self._delayed(first, self.sectors - first, FOREVER, FOREVER))
 
+    def hold_range(self, first, nr):
+        """I/O to these sectors waits until there is another mood."""
+        behind = first + nr
+        table = self._linear(0, first) if first else []
+        table += self._delayed(first, nr, FOREVER, FOREVER)
+        if behind < self.sectors:
+            table += self._linear(behind)
+            table[-1] = (behind, *table[-1][1:])
+        self._swap(table)
+
     def hold_writes(self):
         """Writes and flushes wait until there is another mood; reads do not."""
         self._swap(self._delayed(0, self.sectors, 0, FOREVER))

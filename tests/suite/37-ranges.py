@@ -108,7 +108,7 @@ def _(t, kind):
         clone.until_hydrated()
     clone.check()
     skipped = 15 * 64 + MIB + 64
-    if clone.stats()["bytes_skipped"] != skipped * 512 or \
+    if clone.stats()["bytes_zeroed"] != skipped * 512 or \
             clone.stats()["bytes_copied"] != (clone.size - skipped) * 512:
         raise Failure(str(clone.stats()))
     if any(2 * MIB <= bio.sector < 3 * MIB for bio in trace.of(clone.source.number, "R")
@@ -186,32 +186,32 @@ def _(t):
     clone.check()
 
 
-def writes_of_skip(t, clone, first, nr):
-    """How many writes the destination gets for a skip of whole regions."""
+def work_of_skip(t, clone, first, nr):
+    """How many bios but flushes the destination gets for a skip of whole regions."""
     before = clone.status().hydrated
     with t.trace(clone.dest) as trace:
         clone.message(f"skip {first} {nr}")
         until_idle(clone, before + nr // clone.region)
-    return len(trace.writes(clone.dest.number))
+    return sum(1 for bio in trace.of(clone.dest.number) if bio.nr)
 
 
 ZEROED = ["no_hydration", "zeroed_destination"]
 
 
-@test("nothing is written to skip regions of a zeroed destination, while it is new",
+@test("nothing is read or written to skip regions of a zeroed destination, while it is new",
       ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, 3 * MIB)], features=ZEROED, former=0)
-    if writes_of_skip(t, clone, 0, MIB):
-        raise Failure("zeroes were written to a zeroed destination")
+    if work_of_skip(t, clone, 0, MIB):
+        raise Failure("a zeroed destination was looked at")
     clone.check()
     clone.reload()
-    if writes_of_skip(t, clone, MIB, MIB // 2):
-        raise Failure("zeroes were written to a zeroed destination, after a reload")
+    if work_of_skip(t, clone, MIB, MIB // 2):
+        raise Failure("a zeroed destination was looked at, after a reload")
     clone.check()
     # What an earlier activation has left behind nobody knows.
     clone.reactivate()
-    if not writes_of_skip(t, clone, 2 * MIB, MIB):
+    if not work_of_skip(t, clone, 2 * MIB, MIB):
         raise Failure("the destination is not new")
     clone.check()
 
@@ -224,11 +224,11 @@ def _(t):
     t.fails(lambda: clone.block.put(0, MIB, 77), errno.EIO, what="the write")
     clone.dest.heal()
     clone.check()
-    if not writes_of_skip(t, clone, 0, MIB):
+    if not work_of_skip(t, clone, 0, MIB):
         raise Failure("what the write has left there may show")
     clone.check()
     clone.reload()
-    if not writes_of_skip(t, clone, MIB, MIB):
+    if not work_of_skip(t, clone, MIB, MIB):
         raise Failure("the reload has forgotten")
     clone.check()
 
@@ -238,7 +238,7 @@ def _(t):
     clone = t.clone(features=ZEROED, former=0)
     with t.trace(clone.dest) as trace:
         clone.discard(0, MIB)
-    if trace.writes(clone.dest.number):
+    if any(bio.nr for bio in trace.of(clone.dest.number)):
         raise Failure(str(trace.bios))
     clone.model.set(0, MIB, 0)
     clone.check()
@@ -250,7 +250,7 @@ def _(t):
 @test("without being told, the destination is not taken for zeroed", ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, MIB)])
-    if not writes_of_skip(t, clone, 0, MIB):
+    if not work_of_skip(t, clone, 0, MIB):
         raise Failure("what the destination held before may show")
     check_stamp(clone.dest.block, 0, MIB, 0, "the destination")
     check_stamp(clone.dest.block, MIB, MIB, FORMER, "the rest")

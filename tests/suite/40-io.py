@@ -90,7 +90,7 @@ def _(t, region):
     load = t.load(clone, threads=6)
     for i in range(12):
         t.let_run(load, 20)
-        features = [["no_hydration"], [], ["no_discard_passdown"]][i % 3]
+        features = [["no_hydration"], []][i % 2]
         clone.reload(features=features, core={"hydration_threshold": 1 + i},
                      noflush=i % 4 == 3)
     clone.source.heal()

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The zeroer, see dm-clone-zero.h.
+ */
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/jiffies.h>
+#include <linux/ktime.h>
+#include <linux/minmax.h>
+#include <linux/mutex.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "dm-clone-buffer.h"
+#include "dm-clone-pacer.h"
+#include "dm-clone-zero.h"
+
+#define KIB(n)		((n) << (10 - SECTOR_SHIFT))
+
+/*
+ * What is discarded and zeroed by commands at a time, in sectors.  It begins
+ * with the least, doubles while a piece takes less than SHORT, and halves when
+ * one takes more than LONG: whoever waits for a stop waits about as long.
+ */
+#define MIN_COMMAND	KIB(1024U)
+#define MAX_COMMAND	KIB(65536U)
+#define SHORT		(50 * NSEC_PER_MSEC)
+#define LONG		(200 * NSEC_PER_MSEC)
+
+/*
+ * What is read back at a time, in sectors: in the background, where one job is
+ * under way; and in others, of which there may be many, or if there's no memory.
+ */
+#define MAX_SLICE	DM_CLONE_MAX_PIECE
+#define SMALL_SLICE	DM_CLONE_MIN_PIECE
+
+/* The least that zeroes are written to: what a thin volume may have as its block. */
+#define GRANULE		KIB(64U)
+
+/* A job in the background asks again after so many jiffies, if not before. */
+#define MAX_WAIT	(HZ / 50 + 1)
+
+struct dm_clone_zeroer {
+	struct block_device *dest;
+	struct workqueue_struct *wq;
+	struct dm_clone_pacer *pacer;
+
+	/* READ_ONCE/WRITE_ONCE; jobs that meet here may lose a change of the other's. */
+	unsigned int command;		/* sectors at a time */
+	bool refused;			/* write-zeroes */
+
+	struct mutex reserve_lock;	/* held over I/O to the destination */
+	struct dm_clone_buffer *reserve;
+};
+
+/*
+ *---------------------------------------------------------------
+ * Reading back
+ *---------------------------------------------------------------
+ */
+
+static blk_status_t transfer(struct dm_clone_zeroer *zeroer, enum req_op op,
+			     struct dm_clone_buffer *buffer, unsigned int offset,
+			     sector_t sector, unsigned int nr)
+{
+	struct bio bio;
+	int r;
+
+	dm_clone_buffer_init_bio(buffer, &bio, zeroer->dest, op, 0, offset, nr);
+	bio.bi_iter.bi_sector = sector;
+	r = submit_bio_wait(&bio);
+	bio_uninit(&bio);
+
+	return errno_to_blk_status(r);
+}
+
+static void note_error(struct dm_clone_zero_job *job, blk_status_t status,
+		       sector_t sector)
+{
+	job->outcome.status = status;
+	job->outcome.sector = sector;
+}
+
+/* How many of the @nr sectors from @sector on are in its granule? */
+static unsigned int in_granule(sector_t sector, unsigned int nr)
+{
+	return min_t(sector_t, nr, GRANULE - (sector & (GRANULE - 1)));
+}
+
+/* The sectors from @offset on, as far as they are zero in all, or not, by granules. */
+static unsigned int find_run(struct dm_clone_buffer *buffer, sector_t sector,
+			     unsigned int offset, unsigned int nr, bool *zero)
+{
+	unsigned int end = offset, len;
+
+	while (end < nr) {
+		bool z;
+
+		len = in_granule(sector + end, nr - end);
+		z = dm_clone_buffer_is_zero(buffer, end, len);
+		if (end == offset)
+			*zero = z;
+		else if (z != *zero)
+			break;
+		end += len;
+	}
+
+	return end - offset;
+}
+
+/* What cannot be read may well be written. */
+static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buffer,
+		      sector_t sector, unsigned int nr)
+{
+	bool unknown = transfer(job->zeroer, REQ_OP_READ, buffer, 0, sector, nr);
+	unsigned int offset, len;
+	blk_status_t status;
+
+	for (offset = 0; offset < nr; offset += len) {
+		bool zero = false;
+
+		len = nr;
+		if (!unknown)
+			len = find_run(buffer, sector, offset, nr, &zero);
+		if (zero)
+			continue;
+
+		dm_clone_buffer_clear(buffer, offset, len);
+		status = transfer(job->zeroer, REQ_OP_WRITE, buffer, offset,
+				  sector + offset, len);
+		if (status) {
+			note_error(job, status, sector + offset);
+			return;
+		}
+		cond_resched();
+	}
+}
+
+/* Returns how many of the @nr sectors have been done. */
+static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sector,
+				    unsigned int nr)
+{
+	struct dm_clone_zeroer *zeroer = job->zeroer;
+	struct dm_clone_buffer *buffer;
+
+	buffer = dm_clone_buffer_alloc(nr, 1, DM_CLONE_GFP_NOWAIT);
+	if (buffer) {
+		read_back(job, buffer, sector, nr);
+		dm_clone_buffer_free(buffer);
+		return nr;
+	}
+
+	/* Its holder waits for nothing but the destination. */
+	nr = min(nr, SMALL_SLICE);
+	mutex_lock(&zeroer->reserve_lock);
+	read_back(job, zeroer->reserve, sector, nr);
+	mutex_unlock(&zeroer->reserve_lock);
+
+	return nr;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Commands
+ *---------------------------------------------------------------
+ */
+
+/*
+ * Whatever it fails with, zeroes may be written instead.  A device that refuses
+ * is not asked again: some find out only then that they can't do it.
+ */
+static bool zero_by_command(struct dm_clone_zeroer *zeroer, sector_t sector,
+			    unsigned int nr)
+{
+	int r;
+
+	if (READ_ONCE(zeroer->refused) || !bdev_write_zeroes_sectors(zeroer->dest))
+		return false;
+
+	r = blkdev_issue_zeroout(zeroer->dest, sector, nr, GFP_NOIO,
+				 BLKDEV_ZERO_NOFALLBACK);
+	if (r == -EOPNOTSUPP || r == -EREMOTEIO)
+		WRITE_ONCE(zeroer->refused, true);
+
+	return !r;
+}
+
+static void adapt_command(struct dm_clone_zeroer *zeroer, u64 took)
+{
+	unsigned int command = READ_ONCE(zeroer->command);
+
+	if (took < SHORT)
+		command = min(2 * command, MAX_COMMAND);
+	else if (took > LONG)
+		command = max(command / 2, MIN_COMMAND);
+	WRITE_ONCE(zeroer->command, command);
+}
+
+/* The sectors from the beginning of @left to its hole, or to its end. */
+static sector_t contiguous(const struct dm_clone_span *left)
+{
+	return (left->begin < left->hole_begin ? left->hole_begin : left->end) -
+	       left->begin;
+}
+
+static void skip_hole(struct dm_clone_span *left)
+{
+	if (left->begin == left->hole_begin)
+		left->begin = left->hole_end;
+}
+
+/* Zero some sectors, of which @slice at most are read back. */
+static void zero_piece(struct dm_clone_zero_job *job, unsigned int slice)
+{
+	struct dm_clone_zeroer *zeroer = job->zeroer;
+	sector_t sector = job->left.begin;
+	unsigned int nr = min_t(sector_t, contiguous(&job->left),
+				READ_ONCE(zeroer->command));
+	u64 started = ktime_get_ns();
+
+	if (job->discard && sector >= job->discarded) {
+		blkdev_issue_discard(zeroer->dest, sector, nr, GFP_NOIO);
+		job->discarded = sector + nr;
+	}
+
+	if (!zero_by_command(zeroer, sector, nr))
+		nr = zero_by_writing(job, sector, min(nr, slice));
+
+	adapt_command(zeroer, ktime_get_ns() - started);
+	if (job->outcome.status)
+		return;
+
+	job->left.begin += nr;
+	skip_hole(&job->left);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Jobs
+ *---------------------------------------------------------------
+ */
+
+/* In the background: returns false if there's no room, and how long to wait. */
+static bool zero_paced_piece(struct dm_clone_zero_job *job, unsigned long *wait)
+{
+	struct dm_clone_pacer *pacer = job->zeroer->pacer;
+	unsigned int room;
+	u64 ns, start;
+
+	room = dm_clone_pacer_room(pacer, &ns);
+	if (!room) {
+		*wait = min_t(u64, ns, jiffies_to_nsecs(MAX_WAIT));
+		*wait = nsecs_to_jiffies(*wait) + 1;
+		return false;
+	}
+
+	/* A command counts as one piece, however much it covers. */
+	room = min(room, MAX_SLICE);
+	start = dm_clone_pacer_start(pacer, room, true);
+	zero_piece(job, room);
+	dm_clone_pacer_end(pacer, room, start, !job->outcome.status);
+
+	return true;
+}
+
+/* Returns true if the job is over. */
+static bool advance(struct dm_clone_zero_job *job, unsigned long *wait)
+{
+	*wait = 0;
+	if (!job->should_stop)
+		zero_piece(job, SMALL_SLICE);
+	else if (job->should_stop(job))
+		return true;
+	else if (!zero_paced_piece(job, wait))
+		return false;
+
+	return job->outcome.status || job->left.begin >= job->left.end;
+}
+
+/* Without I/O for memory: that may need what we're about to do. */
+static void do_zero(struct work_struct *work)
+{
+	struct dm_clone_zero_job *job =
+		container_of(to_delayed_work(work), struct dm_clone_zero_job, work);
+	unsigned int noio = memalloc_noio_save();
+	unsigned long wait;
+	bool over = advance(job, &wait);
+
+	memalloc_noio_restore(noio);
+
+	/* With its last job the zeroer may go away. */
+	if (over)
+		job->done(job);
+	else
+		queue_delayed_work(job->zeroer->wq, &job->work, wait);
+}
+
+void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job)
+{
+	job->zeroer = zeroer;
+	job->outcome = (struct dm_clone_outcome) { .sector = job->left.begin };
+	job->discarded = 0;
+	if (!bdev_max_discard_sectors(zeroer->dest))
+		job->discard = false;
+	skip_hole(&job->left);
+	INIT_DELAYED_WORK(&job->work, do_zero);
+	queue_delayed_work(zeroer->wq, &job->work, 0);
+}
+
+struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
+					       struct workqueue_struct *wq,
+					       struct dm_clone_pacer *pacer)
+{
+	struct dm_clone_zeroer *zeroer = kzalloc(sizeof(*zeroer), GFP_KERNEL);
+
+	if (!zeroer)
+		return NULL;
+
+	zeroer->reserve = dm_clone_buffer_alloc(SMALL_SLICE, 1, GFP_KERNEL);
+	if (!zeroer->reserve) {
+		kfree(zeroer);
+		return NULL;
+	}
+
+	zeroer->dest = dest;
+	zeroer->wq = wq;
+	zeroer->pacer = pacer;
+	zeroer->command = MIN_COMMAND;
+	mutex_init(&zeroer->reserve_lock);
+
+	return zeroer;
+}
+
+void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer)
+{
+	mutex_destroy(&zeroer->reserve_lock);
+	dm_clone_buffer_free(zeroer->reserve);
+	kfree(zeroer);
+}
