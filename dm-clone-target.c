@@ -2486,13 +2486,21 @@ static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct clone *clone = ti->private;
 
+	unsigned int granularity = clone->region_size << SECTOR_SHIFT;
+
 	stack_source_limits(clone, limits);
 
-	/* Regions are what can be discarded, however the destination sees it. */
-	limits->discard_granularity = clone->region_size << SECTOR_SHIFT;
+	/*
+	 * Whole regions are what need not be copied, and the destination can do
+	 * nothing with less than it asks for itself.  It's any length: whoever passes it
+	 * on cuts it.
+	 */
+	if (clone->discard_passdown)
+		granularity = max(granularity, bdev_discard_granularity(clone->geo.dest));
+	limits->discard_granularity = granularity;
 	limits->discard_alignment = 0;
-	limits->max_hw_discard_sectors = round_down(UINT_MAX >> SECTOR_SHIFT,
-						    clone->region_size);
+	limits->max_hw_discard_sectors = rounddown(UINT_MAX >> SECTOR_SHIFT,
+						   granularity >> SECTOR_SHIFT);
 	limits->max_discard_sectors = limits->max_hw_discard_sectors;
 }
 

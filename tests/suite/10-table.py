@@ -8,6 +8,7 @@ from lib import kmsg
 from lib.blk import MIB, check_stamp
 from lib.errors import Failure
 from lib.framework import test
+from lib.thin import BLOCK, thin_disk
 
 KIB = 2
 INVALID = (errno.EINVAL, errno.ERANGE)
@@ -364,6 +365,27 @@ def _(t):
     with open(f"{clone.device.sysfs}/ro", encoding="ascii") as f:
         if f.read().strip() != "0":
             raise Failure("the clone is read-only")
+
+
+@test("discards are as coarse as the destination's, if they are passed on and those are coarser",
+      ours="it offers regions")
+def _(t):
+    dest, _ = thin_disk(t, 64 * MIB, 16 * MIB)
+    clone = t.clone(region=8, size=dest.sectors, dest=dest, former=None,
+                    features=["no_hydration"])
+
+    def limit(name, of=clone):
+        with open(f"{of.device.sysfs}/queue/{name}", encoding="ascii") as f:
+            return int(f.read())
+
+    coarse = limit("discard_granularity", dest)
+    if coarse != BLOCK * 512:
+        raise Failure(f"the destination's discard_granularity is {coarse}")
+    if limit("discard_granularity") != coarse or limit("discard_max_bytes") % coarse:
+        raise Failure(f"{limit('discard_granularity')}, {limit('discard_max_bytes')}")
+    clone.reload(features=["no_hydration", "no_discard_passdown"])
+    if limit("discard_granularity") != 8 * 512:
+        raise Failure(f"not passed on: {limit('discard_granularity')}")
 
 
 @test("write zeroes is offered where the destination can do it",
