@@ -157,6 +157,11 @@
  * So nothing may be committed any more before the regions' data has been made
  * anew: read-only until the device is activated again.
  *
+ * "No space", as a full thin pool has it, is another matter: that is said before
+ * anything is done, so nothing has been lost.  The transaction stays open (while it
+ * is, all regions count as not committed) and the next attempt, a second later if
+ * nobody asks for it before, flushes the destination and commits it.
+ *
  * In both modes the bits in core stay what they are, so everything acknowledged
  * stays readable; I/O to hydrated regions and reads go on; what would change
  * the metadata gets an error, and so does a flush that needs a commit.
@@ -248,6 +253,7 @@ struct clone_store {
 
 	enum clone_mode mode;		/* changed by set_mode() only */
 	bool destination_failed;	/* see "The commit"; commit_lock */
+	bool pre_committed;		/* there's a transaction; commit_lock */
 
 	/*
 	 * A region that counts as unhydrated may have been written to, in this
@@ -439,6 +445,12 @@ static void metadata_operation_failed(struct clone *clone, const char *op, int r
 
 static void destination_flush_failed(struct clone *clone, int r)
 {
+	if (r == -ENOSPC) {
+		DMERR_LIMIT("%s: no space to flush the destination, trying again",
+			    clone_name(clone));
+		return;
+	}
+
 	DMERR("%s: flush of the destination failed: %d; recent writes may be lost",
 	      clone_name(clone), r);
 
@@ -475,21 +487,26 @@ static int flush_destination(struct clone *clone)
 	return r;
 }
 
-/* One transaction. */
+/* One transaction, perhaps one that an earlier attempt had to leave open. */
 static int commit_once(struct clone *clone)
 {
+	struct clone_store *store = clone->store;
 	int r;
 
-	r = dm_clone_metadata_pre_commit(clone->cmd);
-	if (r) {
-		metadata_operation_failed(clone, "dm_clone_metadata_pre_commit", r);
-		return r;
+	if (!store->pre_committed) {
+		r = dm_clone_metadata_pre_commit(clone->cmd);
+		if (r) {
+			metadata_operation_failed(clone, "dm_clone_metadata_pre_commit", r);
+			return r;
+		}
+		store->pre_committed = true;
 	}
 
 	r = flush_destination(clone);
 	if (r)
 		return r;
 
+	store->pre_committed = false;
 	r = dm_clone_metadata_commit(clone->cmd);
 	if (r)
 		metadata_operation_failed(clone, "dm_clone_metadata_commit", r);
@@ -501,15 +518,19 @@ static int commit_once(struct clone *clone)
 
 /*
  * A metadata device that's short of room takes the changes in several
- * transactions: the blocks that one has replaced are free for the next.
+ * transactions: the blocks that one has replaced are free for the next.  One that
+ * was left open has nothing of what has changed since.
  */
 static int __commit_metadata(struct clone *clone)
 {
+	bool was_open;
 	int r;
 
 	do {
+		was_open = clone->store->pre_committed;
 		r = commit_once(clone);
-	} while (!r && dm_clone_metadata_has_more(clone->cmd));
+	} while (!r && (dm_clone_metadata_has_more(clone->cmd) ||
+			(was_open && dm_clone_changed_this_transaction(clone->cmd))));
 
 	return r;
 }
@@ -567,6 +588,14 @@ static int commit_metadata(struct clone *clone, bool *committed)
 	return r;
 }
 
+/* A commit has ended with @r; it may be that nobody asks for the next one. */
+static void try_again_after(struct clone *clone, int r)
+{
+	if (r == -ENOSPC)
+		queue_delayed_work(clone->wq_commit, &clone->commit_work,
+				   COMMIT_PERIOD);
+}
+
 static void do_commit(struct work_struct *work)
 {
 	struct clone *clone =
@@ -575,7 +604,7 @@ static void do_commit(struct work_struct *work)
 
 	mutex_lock(&clone->commit_lock);
 	if (may_change_metadata(clone))
-		commit_metadata(clone, &committed);
+		try_again_after(clone, commit_metadata(clone, &committed));
 	mutex_unlock(&clone->commit_lock);
 }
 
@@ -660,12 +689,13 @@ static void do_flushes(struct work_struct *work)
 	spin_unlock_irq(&clone->lock);
 
 	r = bio_list_empty(&bios) ? 0 : make_durable(clone, &bios);
+	try_again_after(clone, r);
 
 	mutex_unlock(&clone->commit_lock);
 
 	while ((bio = bio_list_pop(&bios))) {
 		if (r)
-			bio->bi_status = BLK_STS_IOERR;
+			bio->bi_status = errno_to_blk_status(r);
 
 		/* A write has been through bio_endio() when it ended below. */
 		if (bio->bi_opf & REQ_PREFLUSH)
