@@ -13,6 +13,7 @@ INSTANCE = f"{TRACEFS}/instances/dm-clone-tests"
 EVENTS = ("block_bio_queue", "block_bio_complete")
 NOTHING = "nr_sector == 0 && nr_sector == 1"
 
+MARK = re.compile(r": tracing_mark_write: (?P<text>.*)$")
 LINE = re.compile(r"^.* (?P<time>\d+\.\d+): block_bio_(?P<event>\w+): "
                   r"(?P<major>\d+),(?P<minor>\d+) (?P<rwbs>\w+) "
                   r"(?P<sector>\d+) \+ (?P<nr>\d+)")
@@ -21,7 +22,8 @@ LINE = re.compile(r"^.* (?P<time>\d+\.\d+): block_bio_(?P<event>\w+): "
 class Bio:
     """One bio: kind is R, W, D (discard), N (write zeroes), F (only a flush)."""
 
-    def __init__(self, match):
+    def __init__(self, match, mark):
+        self.mark = mark                            # the last one before it
         self.time = float(match["time"])
         self.event = match["event"]                 # queue or complete
         self.dev = f"{match['major']}:{match['minor']}"
@@ -122,14 +124,22 @@ class Trace:
         self.seconds = time.monotonic() - self.started
         for event in self.events:
             _put(f"events/block/{event}/filter", NOTHING)
+        mark = None
         with open(f"{INSTANCE}/trace", encoding="ascii", errors="replace") as f:
             for line in f:
                 if "LOST" in line:
                     raise Failure("the trace buffer is too small for this test")
                 match = LINE.match(line)
                 if match:
-                    self.bios.append(Bio(match))
+                    self.bios.append(Bio(match, mark))
+                elif found := MARK.search(line):
+                    mark = found["text"]
         _put("trace", "")
+
+    @staticmethod
+    def mark(text):
+        """What comes from now on has this mark."""
+        _put("trace_marker", text)
 
     def of(self, device, kind=None, event="queue"):
         """The bios of one device, of one kind if given."""

@@ -1,35 +1,48 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every bio of a clone's life fails once, on each of its devices.
+"""One bio of a clone's life fails, on each of its devices, wherever it is.
 
 A life is: new metadata, a table, reads, writes, discards, zeroes and flushes,
 hydration, suspend and resume, removal; and all from the table on a second time.
-In the kth life the kth bio to the metadata device (or destination, or source)
-fails, until a life has fewer bios than that. What has been acknowledged stays,
-what has failed may or may not have happened, and once the fault is over
-everything works again.
+One life without faults tells which bios there are. Then, in one life after the
+other, the kth bio to the metadata device (or destination, or source) fails: of
+the bios of one kind from one step of the life one does, and one more for each
+STRIDE there are. Which one the seed decides; $EVERY_FAULT=yes takes all.
+
+What has been acknowledged stays, what has failed may or may not have happened,
+and once the fault is over everything works again.
 """
 
 import errno
+import os
 import time
 
-from lib import faults
+from lib import faults, trace
 from lib.blk import ANY, FORMER, SOURCE, ZERO, check_stamp
 from lib.errors import Failure
 from lib.framework import test
 
-LONG = 3600
+LONG = 120
 REGION = 8
 SIZE = 64 * REGION
+STRIDE = 16
+AFTER = "afterlife"
+FAILING = 3     # s
 
 
 class Life:
-    def __init__(self, t, clone, bios):
+    def __init__(self, t, clone, bios, watched=None):
         self.t = t
         self.clone = clone
         self.bios = bios
+        self.watched = watched  # by a trace, to which its steps are told
         self.unsafe = []        # since the last flush: (sector, nr, stamp before)
         self.failed = []        # what failed
         self.each = False
+        self.nr_begun = 0
+
+    def mark(self, step):
+        if self.watched:
+            self.watched.mark(step)
 
     def fired(self):
         return self.each or self.bios.fired
@@ -42,6 +55,7 @@ class Life:
     def attempt(self, what, fn, needs_metadata=True):
         """Does it; false if it failed, and had a reason to."""
         before = self.fired()
+        self.mark(what)
         try:
             fn()
             return True
@@ -104,8 +118,9 @@ class Life:
 
     def begin(self):
         """The table; what fails the first time works the second time."""
+        self.nr_begun += 1
         for _ in range(3):
-            if self.attempt("table", self.clone.activate):
+            if self.attempt(f"table {self.nr_begun}", self.clone.activate):
                 return True
         return False
 
@@ -114,6 +129,7 @@ class Life:
         if not self.clone.device:
             return
         fired, mode = self.fired(), self.clone.mode()
+        self.mark(f"end {self.nr_begun}")
         self.clone.deactivate()
         if mode != "rw" or self.each or self.fired() and not fired:
             for sector, nr, old in self.unsafe:
@@ -132,14 +148,25 @@ class Life:
             return self.begin()
         return True
 
+    def _errors(self):
+        stats = self.clone.stats()
+        return stats["read_errors"] + stats["write_errors"]
+
     def hydrate(self, seconds):
+        """To the end; if bios go on failing then for some time after the first."""
+        self.mark("hydrate")
+        before = self._errors()
         self.clone.enable_hydration()
-        deadline = time.monotonic() + seconds * self.t.patience
+        began = time.monotonic()
+        deadline = began + seconds * self.t.patience
         while time.monotonic() < deadline:
             status = self.clone.status()
             if status.done or status.mode != "rw":
                 return
-            time.sleep(0.05)
+            if self.each and time.monotonic() > began + FAILING and \
+                    self._errors() > before:
+                return
+            time.sleep(0.02)
         if not self.each:
             raise Failure(f"no end of hydration: {status.text}")
 
@@ -179,6 +206,7 @@ class Life:
         self.first_half()
         if self.clone.mode() != "rw" and not self.recover():
             return
+        self.mark("suspend")
         self.clone.device.suspend()
         self.clone.device.resume()
         self.read(0, SIZE)
@@ -215,15 +243,21 @@ def can_discard(disk):
         return f.read().strip() != "0"
 
 
-def a_life(t, clone, bios, role, k, each=False):
+def disk(clone, role):
+    return {"metadata": clone.meta, "destination": clone.dest,
+            "source": clone.source}[role]
+
+
+def a_life(t, clone, bios, role=None, k=None, each=False, watched=None):
+    """Without a role none fails. Returns whether one has, and the life."""
     clone.meta.block.fill(0, 0, 8)
     clone.dest.fill(ZERO if "zeroed_destination" in clone.features else FORMER)
     clone.model.set(0, SIZE, SOURCE)
-    life = Life(t, clone, bios)
+    life = Life(t, clone, bios, watched)
     life.each = each
     life.discards = can_discard(clone.dest)
-    bios.arm({"metadata": clone.meta, "destination": clone.dest,
-              "source": clone.source}[role], k, each)
+    if role:
+        bios.arm(disk(clone, role), k, each)
     try:
         life.live()
     except Failure as failure:
@@ -231,6 +265,7 @@ def a_life(t, clone, bios, role, k, each=False):
                       f"{', '.join(life.failed) or 'nothing'})") from None
     finally:
         fired = bios.disarm()
+    life.mark(AFTER)
     try:
         life.afterlife()
     except (Failure, OSError) as failure:
@@ -245,21 +280,41 @@ def a_clone(t, kind, *features):
                    meta=t.metadata(2048, kind="null"))
 
 
+def a_sample(t, queued):
+    """Which of these bios are to fail, the first being number 1."""
+    kinds = {}
+    for k, bio in enumerate(queued, 1):
+        kinds.setdefault((bio.mark, bio.rwbs), []).append(k)
+    if os.environ.get("EVERY_FAULT"):
+        return range(1, len(queued) + 1)
+    return sorted(k for ks in kinds.values()
+                  for k in ks[t.rng.randrange(min(STRIDE, len(ks)))::STRIDE])
+
+
 @test("one bio to the {role} fails: a destination {kind}", limit=LONG,
       role=["metadata", "destination", "source"],
       kind={"without cache and discard": ("ram",), "with both": ("null",),
             "zeroed, and reads hydrate": ("ram", "hydrate_on_read", "zeroed_destination")})
 def _(t, role, kind):
     clone, bios = a_clone(t, *kind), faults.Bios(t)
-    k, failures = 0, {}
-    fired = True
-    while fired:
-        k += 1
+    number = disk(clone, role).number
+    with trace.Trace(number) as watched:
+        _, life = a_life(t, clone, bios, watched=watched)
+    if life.failed:
+        raise Failure(f"without any fault these fail: {', '.join(life.failed)}")
+
+    queued = [bio for bio in watched.of(number) if bio.mark not in (None, AFTER)]
+    sample, failures, nr_fired = a_sample(t, queued), {}, 0
+    for k in sample:
         fired, life = a_life(t, clone, bios, role, k)
+        nr_fired += fired
         for what in life.failed:
             what = what.split()[0]
             failures[what] = failures.get(what, 0) + 1
-    t.note(f"{k - 1} bios; seen as failures of " +
+    # How many there are is a matter of luck, but not by much.
+    if nr_fired < len(sample) * 3 // 4:
+        raise Failure(f"of {len(sample)} faults only {nr_fired} came about")
+    t.note(f"{nr_fired} of {len(queued)} bios; seen as failures of " +
            (", ".join(f"{n} {what}" for what, n in failures.items()) or "nothing"))
 
 
