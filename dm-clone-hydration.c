@@ -8,12 +8,19 @@
  * region to the next; regions that another has claimed are passed by, they
  * will be hydrated by that other.  At the end of the device what is still
  * unhydrated (a copy failed, or a claim has been given up) is up for another
- * pass.  If something has failed in a pass, the next one waits; the more
- * passes in a row have failed, the longer, so that a dead source is not
- * hammered, and one bad sector does not keep the rest from being copied.
+ * pass.
  *
  * A batch that fails is gone through again region by region, so that what's
- * good in it gets hydrated.
+ * good in it gets hydrated, and one bad sector costs one region.
+ *
+ * The engine waits when all that is left has failed, at the end of a pass; and when
+ * this many copies in a row have failed that it must be the device, in the middle
+ * of a pass.  The pause grows each time, up to a minute.  After it the engine feels
+ * its way: one region at a time, from where it was, until this many have failed
+ * again, or one is copied and all is as before.  So a dead device gets a few bios
+ * each minute, but a bad stretch is crossed in the end.  A bio of a user that ends well
+ * at the device cuts the pause short, once a second at most: that one sector can be
+ * read doesn't mean that the one can that has failed.
  *
  * Ranges that were asked for come before what the cursor points at.  What could
  * not be copied of them is left to the passes.
@@ -30,6 +37,7 @@
 #include <linux/device-mapper.h>
 #include <linux/jiffies.h>
 #include <linux/mempool.h>
+#include <linux/mm.h>
 #include <linux/slab.h>
 
 #include "dm-clone-compat.h"
@@ -42,9 +50,6 @@
 /* Batches that can be had under any memory pressure. */
 #define MIN_BATCHES	4
 
-/* Ranges that may be on a list, of those the administrator has sent. */
-#define MAX_RANGES	65536
-
 /* What is claimed at a time in order to be zeroed, in sectors: 64 MiB. */
 #define MAX_ZEROING	(64U << (20 - SECTOR_SHIFT))
 
@@ -54,21 +59,12 @@
 /* Regions that are marked at a time if there's nothing to be written. */
 #define MAX_MARKING	BIT(20)
 
-/* The pause after a pass that failed, doubled each time, in jiffies. */
+/* The pause after failures, doubled each time, in jiffies. */
 #define MIN_PAUSE	HZ
 #define MAX_PAUSE	(60 * HZ)
 
-/* Ranges to be worked off, in order. */
-struct range_list {
-	struct list_head list;
-	unsigned int nr;
-};
-
-struct listed_range {
-	struct list_head list;
-	struct dm_clone_range range;
-	unsigned long next;		/* where to go on; the work's */
-};
+/* It's the device that fails after this many failures in a row. */
+#define MAX_IN_A_ROW	8
 
 struct dm_clone_hydration {
 	const struct dm_clone_geometry *geo;
@@ -111,15 +107,21 @@ struct dm_clone_hydration {
 	bool running;			/* not stopped */
 	u64 resume_at;			/* start nothing before, in 64-bit jiffies */
 	bool pass_failed;
-	unsigned long pause;		/* after the next pass that fails */
+	bool waiting;			/* for a device; until a copy ends well */
+	bool waits_for_dest;		/* and not for the source */
+	unsigned int nr_in_a_row;	/* failures since then, or since the pause */
+	u64 waits_since;		/* when the last pause began, */
+	u64 retry_at;			/* when it ends, */
+	unsigned long pause;		/* and how long the next one is */
 	unsigned long nr_background;	/* regions in copy in the background */
 	bool zeroing;			/* of marked regions; READ_ONCE/WRITE_ONCE */
 	wait_queue_head_t idle;		/* nothing is under way in the background */
-	struct range_list wanted;	/* before the rest */
+	struct dm_clone_ranges *wanted;	/* before the rest; NULL: nothing is */
 	struct list_head to_retry;	/* batches that go on region by region */
 	unsigned int nr_errors;		/* regions that failed since enabled */
 	bool gave_up;			/* and that was why it's disabled now */
 	bool report;			/* that it gave up, to the target */
+	bool told_waiting;		/* the target knows that it's waiting */
 	ktime_t first_start;
 	struct dm_clone_hydration_stats stats; /* what is counted of them */
 };
@@ -175,6 +177,39 @@ void dm_clone_hydration_release(struct dm_clone_hydration *h,
 	h->events.released(h->events.context, &claim->waiters);
 }
 
+bool dm_clone_hydration_awaits_source(struct dm_clone_hydration *h)
+{
+	return READ_ONCE(h->waiting) && !READ_ONCE(h->waits_for_dest);
+}
+
+/* Good news from the device that is waited for. */
+static void __cut_pause_short(struct dm_clone_hydration *h)
+{
+	u64 retry_at = h->waits_since + MIN_PAUSE;
+
+	lockdep_assert_held(&h->lock);
+
+	if (!h->waiting || h->retry_at <= retry_at)
+		return;
+
+	h->pause = MIN_PAUSE;
+	h->retry_at = retry_at;
+	kick(h);
+}
+
+void dm_clone_hydration_works(struct dm_clone_hydration *h, bool source)
+{
+	unsigned long flags;
+
+	if (!READ_ONCE(h->waiting))
+		return;
+
+	spin_lock_irqsave(&h->lock, flags);
+	if (source != h->waits_for_dest)
+		__cut_pause_short(h);
+	spin_unlock_irqrestore(&h->lock, flags);
+}
+
 static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_means means,
 		    const struct dm_clone_outcome *outcome)
 {
@@ -183,6 +218,9 @@ static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_mea
 	spin_lock_irqsave(&h->lock, flags);
 	if (!outcome->status) {
 		h->stats.hydrated[means] += sectors;
+		/* From the source to the destination: both of them work. */
+		if (means == DM_CLONE_BY_COPY || means == DM_CLONE_BY_READ)
+			__cut_pause_short(h);
 	} else if (outcome->status != DM_CLONE_CANCELLED) {
 		if (outcome->read_failed)
 			h->stats.read_errors++;
@@ -487,13 +525,36 @@ static void finish_batch(struct batch *batch)
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
+/* Nothing can be copied: wait. */
+static void __wait(struct dm_clone_hydration *h)
+{
+	lockdep_assert_held(&h->lock);
+
+	h->nr_in_a_row = 0;
+	h->waits_since = get_jiffies_64();
+	h->retry_at = h->waits_since + h->pause;
+	h->pause = min_t(unsigned long, 2 * h->pause, MAX_PAUSE);
+	WRITE_ONCE(h->waiting, true);
+}
+
+/* The pause is over, be it at its end or not. */
+static void __go_on(struct dm_clone_hydration *h)
+{
+	lockdep_assert_held(&h->lock);
+
+	h->nr_in_a_row = 0;
+	h->pause = MIN_PAUSE;
+	h->retry_at = 0;
+	WRITE_ONCE(h->waiting, false);
+}
+
 /* A region could not be copied. */
-static void count_failure(struct dm_clone_hydration *h)
+static void __count_failure(struct dm_clone_hydration *h)
 {
 	unsigned int max_errors = READ_ONCE(h->max_errors);
-	unsigned long flags;
 
-	spin_lock_irqsave(&h->lock, flags);
+	lockdep_assert_held(&h->lock);
+
 	h->stats.failed++;
 	h->nr_errors++;
 	if (max_errors && h->nr_errors >= max_errors && h->enabled) {
@@ -501,78 +562,130 @@ static void count_failure(struct dm_clone_hydration *h)
 		h->gave_up = true;
 		h->report = true;
 	}
-	spin_unlock_irqrestore(&h->lock, flags);
 }
 
-/* Tell the target, once. */
-static void report_giving_up(struct dm_clone_hydration *h)
+/* Tell the target what it doesn't know yet. */
+static void report(struct dm_clone_hydration *h)
 {
-	bool report;
+	const char *device = NULL;
+	bool gave_up, changed;
 
 	spin_lock_irq(&h->lock);
-	report = h->report;
+	gave_up = h->report;
 	h->report = false;
+	changed = h->waiting != h->told_waiting;
+	h->told_waiting = h->waiting;
+	if (h->waiting)
+		device = h->waits_for_dest ? "destination" : "source";
 	spin_unlock_irq(&h->lock);
 
-	if (report)
+	if (changed)
+		h->events.waits(h->events.context, device);
+	if (gave_up)
 		h->events.gave_up(h->events.context);
 }
 
-/* A batch that failed as a whole, or a region of it, has been copied. */
-static void copied_one(struct dm_clone_copy *copy, blk_status_t status)
+/* Does it make sense to go on with a batch that has failed, region by region? */
+static bool __goes_on(struct dm_clone_hydration *h, struct batch *batch)
 {
-	struct batch *batch = container_of(copy, struct batch, copy);
-	struct dm_clone_hydration *h = copy->hydration;
+	lockdep_assert_held(&h->lock);
+
+	/*
+	 * Not if somebody waits for the claim, or for everything to stop: each
+	 * region may take as long as a device takes to give up.
+	 */
+	return batch->next != batch->claim.end && h->running && h->enabled &&
+	       !h->waiting && !is_awaited(&batch->copy.job);
+}
+
+/* What is left out of a batch will be found by the next pass. */
+static void __leave_rest(struct dm_clone_hydration *h, struct batch *batch)
+{
+	lockdep_assert_held(&h->lock);
+
+	if (h->running && batch->next != batch->claim.end)
+		batch->failed = true;
+}
+
+/*
+ * A copy of @batch has ended, of a region or of all of it.  What fails during a pause
+ * was under way when that began, and tells nothing new.
+ */
+static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
+		       blk_status_t status)
+{
+	lockdep_assert_held(&h->lock);
+
+	if (!status) {
+		/* The device is back: what failed before may be tried at once. */
+		if (h->waiting)
+			h->pass_failed = false;
+		__go_on(h);
+	} else if (status != DM_CLONE_CANCELLED) {
+		WRITE_ONCE(h->waits_for_dest, !batch->copy.job.outcome.read_failed);
+		if (time_after_eq64(get_jiffies_64(), h->retry_at) &&
+		    ++h->nr_in_a_row >= MAX_IN_A_ROW)
+			__wait(h);
+	}
+}
+
+static void end_copy(struct batch *batch, blk_status_t status, bool of_region)
+{
+	struct dm_clone_hydration *h = batch->copy.hydration;
 	unsigned long flags;
 	bool again;
 
-	if (status && status != DM_CLONE_CANCELLED) {
-		batch->failed = true;
-		count_failure(h);
-	}
-
-	/*
-	 * Not from here: copies of one region each could nest without end.  And
-	 * not at all if somebody waits for the claim, or for everything to stop:
-	 * each region may take as long as a device takes to give up.
-	 */
 	spin_lock_irqsave(&h->lock, flags);
-	again = batch->next != batch->claim.end && h->running && h->enabled &&
-		!is_awaited(&copy->job);
-	if (!again && h->running)
-		batch->failed |= batch->next != batch->claim.end;
+
+	if (of_region && status && status != DM_CLONE_CANCELLED) {
+		batch->failed = true;
+		__count_failure(h);
+	}
+	__note_end(h, batch, status);
+
+	/* Not from here: copies of one region each could nest without end. */
+	again = __goes_on(h, batch);
 	if (again) {
 		list_add_tail(&batch->list, &h->to_retry);
 		kick(h);
+	} else {
+		__leave_rest(h, batch);
 	}
+
 	spin_unlock_irqrestore(&h->lock, flags);
 
-	/* What has been left out will be found by the next pass. */
 	if (!again)
 		finish_batch(batch);
+}
+
+/* A region of a batch that failed as a whole has been copied, or not. */
+static void copied_one(struct dm_clone_copy *copy, blk_status_t status)
+{
+	end_copy(container_of(copy, struct batch, copy), status, true);
 }
 
 static void copied_batch(struct dm_clone_copy *copy, blk_status_t status)
 {
 	struct batch *batch = container_of(copy, struct batch, copy);
+	bool of_region = batch->claim.end - batch->claim.begin == 1;
 
-	if (status && status != DM_CLONE_CANCELLED &&
-	    batch->claim.end - batch->claim.begin > 1)
-		status = BLK_STS_OK;
-	else
+	if (!status || status == DM_CLONE_CANCELLED || of_region)
 		batch->next = batch->claim.end;
-
-	copied_one(copy, status);
+	end_copy(batch, status, of_region);
 }
 
-static struct batch *pop_to_retry(struct dm_clone_hydration *h)
+static struct batch *pop_to_retry(struct dm_clone_hydration *h, bool *goes_on)
 {
 	struct batch *batch;
 
 	spin_lock_irq(&h->lock);
 	batch = list_first_entry_or_null(&h->to_retry, struct batch, list);
-	if (batch)
+	if (batch) {
 		list_del(&batch->list);
+		*goes_on = __goes_on(h, batch);
+		if (!*goes_on)
+			__leave_rest(h, batch);
+	}
 	spin_unlock_irq(&h->lock);
 
 	return batch;
@@ -581,8 +694,13 @@ static struct batch *pop_to_retry(struct dm_clone_hydration *h)
 static void retry_batches(struct dm_clone_hydration *h)
 {
 	struct batch *batch;
+	bool goes_on;
 
-	while ((batch = pop_to_retry(h))) {
+	while ((batch = pop_to_retry(h, &goes_on))) {
+		if (!goes_on) {
+			finish_batch(batch);
+			continue;
+		}
 		batch->copy.claim.begin = batch->next++;
 		batch->copy.claim.end = batch->next;
 		dm_clone_halt(DM_CLONE_HALT_RETRY);
@@ -596,126 +714,75 @@ static void retry_batches(struct dm_clone_hydration *h)
  *---------------------------------------------------------------
  */
 
-static void free_ranges(struct list_head *list)
+int dm_clone_hydration_want(struct dm_clone_hydration *h,
+			    const struct dm_clone_range *range)
 {
-	struct listed_range *r, *tmp;
+	struct dm_clone_ranges *new = NULL;
+	int r = -ENOMEM;
 
-	list_for_each_entry_safe(r, tmp, list, list)
-		kfree(r);
-}
-
-/* Has @range been listed last?  Who wants to know how far it has got sends it again. */
-static bool __is_listed(struct range_list *list, const struct dm_clone_range *range)
-{
-	struct listed_range *last;
-
-	if (list_empty(&list->list))
-		return false;
-
-	last = list_last_entry(&list->list, struct listed_range, list);
-
-	return last->range.begin == range->begin && last->range.end == range->end;
-}
-
-static struct listed_range *new_range(const struct dm_clone_range *range)
-{
-	struct listed_range *r = kmalloc(sizeof(*r), GFP_KERNEL);
-
-	if (r) {
-		r->range = *range;
-		r->next = range->begin;
-	}
-
-	return r;
-}
-
-static int add_ranges(struct dm_clone_hydration *h, struct range_list *list,
-		      const struct dm_clone_range *ranges, unsigned int nr)
-{
-	LIST_HEAD(new);
-	unsigned int i;
-	int r = 0;
-
-	if (nr > MAX_RANGES)
-		return -E2BIG;
-
-	for (i = 0; i < nr; i++) {
-		struct listed_range *range = new_range(&ranges[i]);
-
-		if (!range) {
-			free_ranges(&new);
-			return -ENOMEM;
-		}
-		list_add_tail(&range->list, &new);
-	}
+	if (!READ_ONCE(h->wanted))
+		new = kvzalloc(sizeof(*new), GFP_NOIO);
 
 	spin_lock_irq(&h->lock);
-	if (nr == 1 && __is_listed(list, ranges)) {
-		/* nothing to do */
-	} else if (nr > MAX_RANGES - list->nr) {
-		r = -EAGAIN;
-	} else {
-		list_splice_tail_init(&new, &list->list);
-		list->nr += nr;
-		h->resume_at = 0;	/* it's other regions that have failed */
-	}
+	if (!h->wanted)
+		swap(h->wanted, new);
+	if (h->wanted)
+		r = dm_clone_ranges_add(h->wanted, range);
 	spin_unlock_irq(&h->lock);
 
-	free_ranges(&new);
-	kick(h);
+	kvfree(new);
+	if (!r)
+		kick(h);
 
 	return r;
-}
-
-int dm_clone_hydration_want(struct dm_clone_hydration *h,
-			    const struct dm_clone_range *ranges, unsigned int nr)
-{
-	return add_ranges(h, &h->wanted, ranges, nr);
 }
 
 /* All is hydrated. */
-static void drop_ranges(struct dm_clone_hydration *h, struct range_list *list)
+static void drop_wanted(struct dm_clone_hydration *h)
 {
-	LIST_HEAD(dropped);
+	struct dm_clone_ranges *dropped = NULL;
 
 	spin_lock_irq(&h->lock);
-	list_splice_init(&list->list, &dropped);
-	list->nr = 0;
+	swap(h->wanted, dropped);
 	spin_unlock_irq(&h->lock);
 
-	free_ranges(&dropped);
+	kvfree(dropped);
 }
 
-/*
- * The first range that has unhydrated regions, the first of which is *@begin; or
- * NULL.  Only the work takes ranges off the list, so they stay while it uses them.
- */
-static struct listed_range *next_range(struct dm_clone_hydration *h,
-				       struct range_list *list, unsigned long *begin)
+/* What of the wanted is to be tried next, hydrated or not. */
+static bool first_wanted(struct dm_clone_hydration *h, struct dm_clone_range *range)
 {
-	struct listed_range *r;
+	bool r;
 
-	for (;;) {
-		spin_lock_irq(&h->lock);
-		r = list_first_entry_or_null(&list->list, struct listed_range, list);
-		spin_unlock_irq(&h->lock);
+	spin_lock_irq(&h->lock);
+	r = h->wanted && dm_clone_ranges_first(h->wanted, range);
+	spin_unlock_irq(&h->lock);
 
-		if (!r)
-			return NULL;
+	return r;
+}
 
-		*begin = r->next;
-		if (*begin < r->range.end && dm_clone_is_region_hydrated(h->cmd, *begin))
-			dm_clone_find_run(h->cmd, *begin, r->range.end, begin);
-		if (*begin < r->range.end)
-			return r;
+static void tried_wanted(struct dm_clone_hydration *h, unsigned long begin,
+			 unsigned long next)
+{
+	spin_lock_irq(&h->lock);
+	if (h->wanted && next > begin)
+		dm_clone_ranges_tried(h->wanted, begin, next);
+	spin_unlock_irq(&h->lock);
+}
 
-		spin_lock_irq(&h->lock);
-		list_del(&r->list);
-		list->nr--;
-		spin_unlock_irq(&h->lock);
-		kfree(r);
+/* The next of the wanted regions; the first of them is unhydrated. */
+static bool next_wanted(struct dm_clone_hydration *h, struct dm_clone_range *range)
+{
+	unsigned long next;
+
+	while (first_wanted(h, range)) {
+		if (!dm_clone_find_run(h->cmd, range->begin, range->end, &next))
+			return true;
+		tried_wanted(h, range->begin, next);
 		cond_resched();
 	}
+
+	return false;
 }
 
 /*
@@ -723,6 +790,14 @@ static struct listed_range *next_range(struct dm_clone_hydration *h,
  * The engine
  *---------------------------------------------------------------
  */
+
+/* Start nothing before this, in 64-bit jiffies. */
+static u64 __not_before(struct dm_clone_hydration *h)
+{
+	lockdep_assert_held(&h->lock);
+
+	return max(h->resume_at, h->retry_at);
+}
 
 /*
  * How many regions may be put in copy now, in one batch?  If the answer is none
@@ -736,8 +811,10 @@ static unsigned long room(struct dm_clone_hydration *h)
 
 	spin_lock_irq(&h->lock);
 	if (!h->enabled || !h->running ||
-	    time_before64(get_jiffies_64(), h->resume_at))
+	    time_before64(get_jiffies_64(), __not_before(h)))
 		nr = 0;
+	else if (h->waiting)		/* feel the way */
+		nr = h->nr_background ? 0 : 1;
 	else if (duty(h) < 100)		/* one, and then the pause after it */
 		nr = h->nr_background ? 0 : threshold;
 	else if (h->nr_background < threshold)
@@ -851,12 +928,12 @@ static bool end_pass(struct dm_clone_hydration *h)
 	/* The pass lasts until its last copy ends, which kicks us. */
 	over = !h->nr_background;
 	failed = h->pass_failed;
-	if (over && failed) {
-		__pause(h, h->pause);
-		h->pause = min_t(unsigned long, 2 * h->pause, MAX_PAUSE);
+	if (over && failed)
+		__wait(h);
+	if (over) {
 		h->pass_failed = false;
-	} else if (over) {
-		h->pause = MIN_PAUSE;
+		if (h->wanted)
+			dm_clone_ranges_forget_tried(h->wanted);
 	}
 	spin_unlock_irq(&h->lock);
 
@@ -895,15 +972,19 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 
 static bool start_next(struct dm_clone_hydration *h)
 {
-	unsigned long begin, nr = room(h);
-	struct listed_range *range;
+	unsigned long begin, next, nr = room(h);
+	struct dm_clone_range wanted;
+	bool r;
 
 	if (!nr)
 		return false;
 
-	range = next_range(h, &h->wanted, &begin);
-	if (range)
-		return start_from(h, nr, begin, range->range.end, &range->next);
+	if (next_wanted(h, &wanted)) {
+		next = wanted.begin;
+		r = start_from(h, nr, wanted.begin, wanted.end, &next);
+		tried_wanted(h, wanted.begin, next);
+		return r;
+	}
 
 	begin = dm_clone_find_next_unhydrated_region(h->cmd, h->cursor);
 	if (begin >= h->geo->nr_regions)
@@ -988,6 +1069,7 @@ static void zeroing_failed(struct dm_clone_hydration *h)
 {
 	spin_lock_irq(&h->lock);
 	h->pass_failed = true;
+	WRITE_ONCE(h->waits_for_dest, true);
 	spin_unlock_irq(&h->lock);
 }
 
@@ -1158,8 +1240,8 @@ static unsigned long time_to_wait(struct dm_clone_hydration *h)
 	unsigned long wait = 0;
 
 	spin_lock_irq(&h->lock);
-	if (h->enabled && h->running && time_before64(now, h->resume_at))
-		wait = h->resume_at - now;
+	if (h->enabled && h->running && time_before64(now, __not_before(h)))
+		wait = __not_before(h) - now;
 	spin_unlock_irq(&h->lock);
 
 	return wait;
@@ -1192,12 +1274,12 @@ static void do_hydration(struct work_struct *work)
 	unsigned long wait;
 
 	if (dm_clone_is_hydration_done(h->cmd)) {
-		drop_ranges(h, &h->wanted);
+		drop_wanted(h);
 		return;
 	}
 
 	retry_batches(h);
-	report_giving_up(h);
+	report(h);
 
 	wait = time_to_wait(h);
 	if (wait) {
@@ -1217,8 +1299,8 @@ void dm_clone_hydration_enable(struct dm_clone_hydration *h, bool enable)
 	if (enable) {
 		h->nr_errors = 0;
 		h->pass_failed = false;
-		h->pause = MIN_PAUSE;
 		h->resume_at = 0;
+		__go_on(h);
 	}
 	spin_unlock_irq(&h->lock);
 
@@ -1287,6 +1369,8 @@ static const char *__state(struct dm_clone_hydration *h)
 		return "stopped";
 	if (!h->enabled || !h->running)
 		return "paused";
+	if (h->waiting)
+		return "waiting";
 	if (duty(h) < 100 || dm_clone_pacer_is_limited(h->pacer))
 		return "limited";
 
@@ -1350,7 +1434,6 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 	spin_lock_init(&h->lock);
 	init_waitqueue_head(&h->idle);
 	INIT_LIST_HEAD(&h->to_retry);
-	INIT_LIST_HEAD(&h->wanted.list);
 
 	r = mempool_init_kmalloc_pool(&h->batch_pool, MIN_BATCHES,
 				      sizeof(struct batch));
@@ -1393,7 +1476,7 @@ bad:
 void dm_clone_hydration_destroy(struct dm_clone_hydration *h)
 {
 	dm_clone_hydration_wait(h);
-	free_ranges(&h->wanted.list);
+	kvfree(h->wanted);
 	dm_clone_marks_exit(&h->marks);
 	dm_clone_copier_destroy(h->copier);
 	dm_clone_zeroer_destroy(h->zeroer);

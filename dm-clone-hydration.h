@@ -23,6 +23,7 @@
 #include "dm-clone-claim.h"
 #include "dm-clone-copier.h"
 #include "dm-clone-metadata.h"
+#include "dm-clone-ranges.h"
 #include "dm-clone-zero.h"
 
 /* How the two devices are cut into regions. */
@@ -91,6 +92,8 @@ struct dm_clone_hydration_events {
 	void (*released)(void *context, struct bio_list *waiters);
 	/* Disabled, because of too many errors.  Process context. */
 	void (*gave_up)(void *context);
+	/* Waits for this device, which fails; NULL: goes on.  Process context. */
+	void (*waits)(void *context, const char *device);
 	/* A region that counts as unhydrated may have been written to. */
 	void (*spoilt)(void *context);
 	void *context;
@@ -179,20 +182,13 @@ bool dm_clone_hydration_is_dest_zeroed(struct dm_clone_hydration *h);
 void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown);
 
 /*
- * Regions that are to be hydrated before the rest, as the administrator wants it.
- * They are put on a list, and done in that order, while hydration is enabled.
- * Ranges [begin, end), @nr of them, all or none are taken.
- *
- * Returns -EAGAIN if too much is on the list, -E2BIG if these alone are too many, or
+ * Have these regions hydrated before the rest, while hydration is enabled, in the
+ * order in which they are asked for; to ask again costs nothing.  Pauses after errors
+ * are kept.  Returns -EAGAIN if too much is on the list (see dm-clone-ranges.h), or
  * -ENOMEM.  May sleep.
  */
-struct dm_clone_range {
-	unsigned long begin;
-	unsigned long end;
-};
-
 int dm_clone_hydration_want(struct dm_clone_hydration *h,
-			    const struct dm_clone_range *ranges, unsigned int nr);
+			    const struct dm_clone_range *range);
 
 /* Background hydration, as wanted by the administrator. */
 void dm_clone_hydration_enable(struct dm_clone_hydration *h, bool enable);
@@ -223,6 +219,14 @@ u64 dm_clone_hydration_user_start(struct dm_clone_hydration *h);
 void dm_clone_hydration_user_end(struct dm_clone_hydration *h, u64 start);
 
 /*
+ * Copies fail, and the engine waits for the source, or for the destination, before it
+ * tries again.  If a bio of the user ends well there meanwhile that's good news: it
+ * tries soon then.  Any context.
+ */
+bool dm_clone_hydration_awaits_source(struct dm_clone_hydration *h);
+void dm_clone_hydration_works(struct dm_clone_hydration *h, bool source);
+
+/*
  * Settings of the administrator.  The most regions in copy at once, and in one
  * copy; 0: not limited by him.
  */
@@ -246,7 +250,7 @@ unsigned int dm_clone_hydration_batch_size(struct dm_clone_hydration *h);
 unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h);
 
 struct dm_clone_hydration_stats {
-	const char *state;	/* running, limited, paused or stopped */
+	const char *state;	/* running, limited, waiting, paused or stopped */
 	u64 hydrated[DM_CLONE_NR_MEANS]; /* sectors */
 	u64 failed;		/* copies of a region, in the background */
 	u64 read_errors;	/* of all means; of the source */

@@ -338,6 +338,7 @@ struct clone {
 #define IO_PARTIAL	BIT(2)	/* the same, when the rest of the region is copied */
 #define IO_FUA		BIT(3)	/* then wait for a flush of the destination */
 #define IO_COMMIT	BIT(4)	/* wait for a commit, which contains one */
+#define IO_PROBE	BIT(5)	/* a read of the source, which the engine waits for */
 
 /* Per-bio data.  Not set up for bios that are just remapped, nor for flushes. */
 struct clone_io {
@@ -825,6 +826,7 @@ static void end_overwrite(struct clone *clone, struct clone_io *io,
 	if (!status) {
 		mark_hydrated(clone, claim);
 		note_user_change(clone);
+		dm_clone_hydration_works(clone->hydration, false);
 		atomic64_add(dm_clone_range_end(&clone->geo, claim->end) -
 			     dm_clone_region_start(&clone->geo, claim->begin),
 			     &clone->nr_overwritten);
@@ -882,6 +884,8 @@ static void clone_endio(struct bio *bio)
 
 	if (io->flags & IO_WATCHED)
 		dm_clone_hydration_user_end(clone->hydration, io->start);
+	if ((io->flags & IO_PROBE) && !bio->bi_status)
+		dm_clone_hydration_works(clone->hydration, true);
 	if (io->flags & IO_PARTIAL) {
 		if (dm_clone_fault(HALF_WAY))
 			mark_hydrated(clone, &io->copy.claim);
@@ -1142,7 +1146,8 @@ static int remap_read(struct clone *clone, struct bio *bio, bool hydrated)
 		return remap(clone, bio, clone->geo.dest, 0);
 
 	this_cpu_inc(*clone->nr_source_reads);
-	return remap(clone, bio, clone->geo.source, 0);
+	return remap(clone, bio, clone->geo.source,
+		     dm_clone_hydration_awaits_source(clone->hydration) ? IO_PROBE : 0);
 }
 
 /*
@@ -1810,12 +1815,25 @@ static bool can_pass_discards_down(struct clone *clone)
 	       bdev_max_discard_sectors(clone->geo.dest);
 }
 
+/* A device that comes and goes may have much of this to tell. */
+static void hydration_waits(void *context, const char *device)
+{
+	struct clone *clone = context;
+
+	if (device)
+		DMWARN_LIMIT("%s: hydration waits for the %s, where copies have failed",
+			     clone_name(clone), device);
+	else
+		DMINFO("%s: hydration goes on", clone_name(clone));
+}
+
 static int create_hydration(struct clone *clone)
 {
 	const struct dm_clone_hydration_events events = {
 		.hydrated = regions_hydrated,
 		.released = defer_bios,
 		.gave_up = hydration_gave_up,
+		.waits = hydration_waits,
 		.spoilt = region_spoilt,
 		.context = clone,
 	};
@@ -2379,7 +2397,7 @@ static int hydrate_first(struct clone *clone, char **argv, char *result,
 	if (missing) {
 		range.begin = s.begin >> shift;
 		range.end = ((s.end - 1) >> shift) + 1;
-		r = dm_clone_hydration_want(clone->hydration, &range, 1);
+		r = dm_clone_hydration_want(clone->hydration, &range);
 		if (r)
 			return r;
 	}
