@@ -15,10 +15,10 @@
 /* Mode of dm_get_device(): blk_mode_t has replaced fmode_t. */
 #ifdef BLK_OPEN_READ
 #define DM_CLONE_READ	BLK_OPEN_READ
-#define DM_CLONE_RDWR	(BLK_OPEN_READ | BLK_OPEN_WRITE)
+#define DM_CLONE_WRITE	BLK_OPEN_WRITE
 #else
 #define DM_CLONE_READ	FMODE_READ
-#define DM_CLONE_RDWR	(FMODE_READ | FMODE_WRITE)
+#define DM_CLONE_WRITE	FMODE_WRITE
 #endif
 
 /* Block validators have become const; Kbuild looks at the header. */

@@ -1159,7 +1159,8 @@ static int __format(struct dm_clone_metadata *cmd, char **error)
 	return __open_transaction(cmd, load_word, error);
 }
 
-static int __open_or_format(struct dm_clone_metadata *cmd, char **error)
+static int __open_or_format(struct dm_clone_metadata *cmd, bool may_be_formatted,
+			    char **error)
 {
 	bool unformatted;
 	int r;
@@ -1181,6 +1182,11 @@ static int __open_or_format(struct dm_clone_metadata *cmd, char **error)
 	if (r) {
 		DMERR("%pg: failed to read the superblock: %d", cmd->bdev, r);
 		return r;
+	}
+
+	if (unformatted && !may_be_formatted) {
+		*error = "Metadata device is not formatted";
+		return -ENOENT;
 	}
 
 	cmd->is_new = unformatted;
@@ -1223,7 +1229,8 @@ static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 
 struct dm_clone_metadata *
 dm_clone_metadata_open(struct block_device *bdev, sector_t target_size,
-		       sector_t region_size, char **error)
+		       sector_t region_size, bool may_be_formatted,
+		       char **error)
 {
 	struct dm_clone_metadata *cmd;
 	int r;
@@ -1245,7 +1252,7 @@ dm_clone_metadata_open(struct block_device *bdev, sector_t target_size,
 		goto bad;
 	}
 
-	r = __open_or_format(cmd, error);
+	r = __open_or_format(cmd, may_be_formatted, error);
 	if (r) {
 		__destroy_transaction(cmd);
 		dm_block_manager_destroy(cmd->bm);

@@ -52,16 +52,18 @@ struct dm_clone_metadata;
 /*
  * Open the metadata of a clone of @target_size sectors in regions of
  * @region_size sectors.  A device whose first block is all zeroes is
- * formatted; valid metadata of these very sizes is loaded; anything else is
- * refused, and then nothing has been written.  The device is flushed first, so
- * that what is read is what a crash leaves.
+ * formatted, if it @may_be_formatted, or else -ENOENT is returned; valid metadata
+ * of these very sizes is loaded; anything else is refused, and then nothing has
+ * been written.  The device is flushed first, so that what is read is what a
+ * crash leaves.
  *
  * On failure returns an ERR_PTR() and points *@error at a short phrase (static
  * storage) that says what is wrong; the kernel log has the details.
  */
 struct dm_clone_metadata *
 dm_clone_metadata_open(struct block_device *bdev, sector_t target_size,
-		       sector_t region_size, char **error);
+		       sector_t region_size, bool may_be_formatted,
+		       char **error);
 
 /* Was the device formatted when this was opened? */
 bool dm_clone_metadata_is_new(struct dm_clone_metadata *cmd);

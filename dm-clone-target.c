@@ -166,6 +166,17 @@
  * stays readable; I/O to hydrated regions and reads go on; what would change
  * the metadata gets an error, and so does a flush that needs a commit.
  *
+ * Read-only tables
+ * ----------------
+ *
+ * A read-only table changes nothing: its devices are opened read-only, nothing is
+ * hydrated or committed, and what would change anything gets an error.  (Most
+ * kernels let such bios through to us.)  A flush is no change and goes to the
+ * destination, for the sake of what an earlier table has written; if that one has
+ * left something that is not committed then the flush fails.  The metadata is
+ * shared with other tables of the device, and its state follows the one that is
+ * resumed.
+ *
  * Locks
  * -----
  *
@@ -289,7 +300,8 @@ enum core_arg {
 struct clone {
 	/* What each bio looks at comes first. */
 	struct dm_clone_geometry geo;
-	bool finished;			/* all hydrated and committed */
+	bool finished;			/* all hydrated and committed: just remap */
+	bool read_only;			/* the table is, see "Read-only tables" */
 	bool discard_passdown;		/* asked for, and the destination can */
 
 	struct dm_target *ti;
@@ -406,7 +418,7 @@ static enum clone_mode get_mode(struct clone *clone)
 
 static bool may_change_metadata(struct clone *clone)
 {
-	return likely(get_mode(clone) == CM_WRITE);
+	return likely(get_mode(clone) == CM_WRITE && !clone->read_only);
 }
 
 static void set_mode(struct clone *clone, enum clone_mode mode)
@@ -461,7 +473,7 @@ static void destination_flush_failed(struct clone *clone, int r)
 	 */
 	clone->store->destination_failed = true;
 	note_user_change(clone);
-	if (may_change_metadata(clone))
+	if (get_mode(clone) == CM_WRITE)
 		set_mode(clone, CM_READ_ONLY);
 }
 
@@ -542,10 +554,16 @@ static bool is_finished(struct clone *clone)
 	       !dm_clone_changed_this_transaction(clone->cmd);
 }
 
+/* A read-only table has to look at each bio. */
+static bool can_just_remap(struct clone *clone)
+{
+	return is_finished(clone) && !clone->read_only;
+}
+
 /* All is hydrated and committed: the bitmap has had its day. */
 static void check_finished(struct clone *clone)
 {
-	if (clone->finished || !is_finished(clone))
+	if (clone->finished || !can_just_remap(clone))
 		return;
 
 	dm_clone_release_bitmap(clone->cmd);
@@ -1103,6 +1121,9 @@ static int map_change(struct clone *clone, struct bio *bio)
 	bool whole, is_long = is_long_discard(clone, bio);
 	unsigned long end;
 
+	if (unlikely(clone->read_only))
+		return DM_MAPIO_KILL;
+
 	if (dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end)) {
 		cut_bio(clone, bio, end);
 		return map_hydrated_change(clone, bio, begin, end);
@@ -1379,7 +1400,7 @@ static bool __replaces_live_store(struct dm_target *ti)
 }
 
 static struct clone_store *__open_store(struct dm_target *ti, sector_t region_size,
-					struct block_device *bdev)
+					struct block_device *bdev, bool may_be_formatted)
 {
 	struct clone_store *store;
 
@@ -1394,7 +1415,8 @@ static struct clone_store *__open_store(struct dm_target *ti, sector_t region_si
 		return ERR_PTR(-ENOMEM);
 	}
 
-	store->cmd = dm_clone_metadata_open(bdev, ti->len, region_size, &ti->error);
+	store->cmd = dm_clone_metadata_open(bdev, ti->len, region_size,
+					    may_be_formatted, &ti->error);
 	if (IS_ERR(store->cmd)) {
 		int r = PTR_ERR(store->cmd);
 
@@ -1434,7 +1456,7 @@ static int __check_store(struct dm_target *ti, sector_t region_size,
 }
 
 static struct clone_store *get_store(struct dm_target *ti, sector_t region_size,
-				     struct block_device *bdev)
+				     struct block_device *bdev, bool may_be_formatted)
 {
 	struct clone_store *store;
 	int r = 0;
@@ -1443,7 +1465,7 @@ static struct clone_store *get_store(struct dm_target *ti, sector_t region_size,
 
 	store = __find_store(bdev);
 	if (!store)
-		store = __open_store(ti, region_size, bdev);
+		store = __open_store(ti, region_size, bdev, may_be_formatted);
 	else
 		r = __check_store(ti, region_size, store);
 
@@ -1508,10 +1530,29 @@ static int parse_device(struct clone *clone, struct dm_arg_set *as,
 	return r;
 }
 
+/* The kernel doesn't keep us from writing to a device that is read-only. */
+static int parse_writable_device(struct clone *clone, struct dm_arg_set *as,
+				 struct dm_dev **dev, char *error, char *read_only_error)
+{
+	int r = parse_device(clone, as,
+			     DM_CLONE_READ | (clone->read_only ? 0 : DM_CLONE_WRITE),
+			     dev, error);
+
+	if (r || clone->read_only || !bdev_read_only((*dev)->bdev))
+		return r;
+
+	DMERR("%s: %pg is read-only, but the table is not", clone_name(clone),
+	      (*dev)->bdev);
+	clone->ti->error = read_only_error;
+
+	return -EROFS;
+}
+
 static int parse_metadata_dev(struct clone *clone, struct dm_arg_set *as)
 {
-	return parse_device(clone, as, DM_CLONE_RDWR, &clone->metadata_dev,
-			    "Error opening metadata device");
+	return parse_writable_device(clone, as, &clone->metadata_dev,
+				     "Error opening metadata device",
+				     "Metadata device is read-only");
 }
 
 static int parse_dest_dev(struct clone *clone, struct dm_arg_set *as)
@@ -1519,8 +1560,9 @@ static int parse_dest_dev(struct clone *clone, struct dm_arg_set *as)
 	struct dm_target *ti = clone->ti;
 	int r;
 
-	r = parse_device(clone, as, DM_CLONE_RDWR, &clone->dest_dev,
-			 "Error opening destination device");
+	r = parse_writable_device(clone, as, &clone->dest_dev,
+				  "Error opening destination device",
+				  "Destination device is read-only");
 	if (r)
 		return r;
 
@@ -1906,8 +1948,13 @@ static int create_resources(struct clone *clone)
 static int open_metadata(struct clone *clone)
 {
 	struct clone_store *store = get_store(clone->ti, clone->region_size,
-					      clone->metadata_dev->bdev);
+					      clone->metadata_dev->bdev,
+					      !clone->read_only);
 
+	if (store == ERR_PTR(-ENOENT)) {
+		clone->ti->error = "Metadata device is not formatted, and the table is read-only";
+		return -EROFS;
+	}
 	if (IS_ERR(store))
 		return PTR_ERR(store);
 
@@ -1916,7 +1963,7 @@ static int open_metadata(struct clone *clone)
 
 	if (is_finished(clone)) {
 		dm_clone_release_bitmap(clone->cmd);
-		clone->finished = true;
+		clone->finished = can_just_remap(clone);
 	}
 
 	return 0;
@@ -1972,6 +2019,7 @@ static struct clone *alloc_clone(struct dm_target *ti)
 	}
 
 	clone->ti = ti;
+	clone->read_only = !(dm_table_get_mode(ti->table) & DM_CLONE_WRITE);
 	mutex_init(&clone->commit_lock);
 	spin_lock_init(&clone->lock);
 	bio_list_init(&clone->deferred);
@@ -2125,11 +2173,15 @@ static int clone_preresume(struct dm_target *ti)
 	if (dm_clone_changed_this_transaction(clone->cmd))
 		note_user_change(clone);
 
-	if (!may_change_metadata(clone))
+	if (clone->read_only)
+		dm_clone_metadata_set_read_only(clone->cmd);
+	else if (get_mode(clone) == CM_WRITE)
+		dm_clone_metadata_set_read_write(clone->cmd);
+	else
 		try_to_recover(clone);
 
 	/* It may also have finished since this table was loaded. */
-	if (is_finished(clone))
+	if (can_just_remap(clone))
 		WRITE_ONCE(clone->finished, true);
 
 	mutex_unlock(&clone->commit_lock);
@@ -2239,7 +2291,7 @@ static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
 	       dm_clone_hydration_in_flight(clone->hydration));
 	sz = emit_features(clone, result, maxlen, sz);
 	sz = emit_core_args(clone, true, result, maxlen, sz);
-	DMEMIT(" %s", mode == CM_WRITE ? "rw" : "ro");
+	DMEMIT(" %s", may_change_metadata(clone) ? "rw" : "ro");
 }
 
 /* What loads a table like this one, as it is now, messages included. */
@@ -2313,7 +2365,7 @@ static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 	else
 		seconds = -1;
 
-	DMEMIT("state=%s", READ_ONCE(clone->finished) ? "done" : stats.state);
+	DMEMIT("state=%s", is_finished(clone) ? "done" : stats.state);
 	DMEMIT(" bytes_copied=%llu bytes_overwritten=%llu bytes_zeroed=%llu",
 	       stats.hydrated[DM_CLONE_BY_COPY] << SECTOR_SHIFT,
 	       (u64)atomic64_read(&clone->nr_overwritten) << SECTOR_SHIFT,
@@ -2394,7 +2446,7 @@ static int hydrate_first(struct clone *clone, char **argv, char *result,
 		return r;
 
 	missing = nr_missing(clone, &s);
-	if (missing) {
+	if (missing && !clone->read_only) {
 		range.begin = s.begin >> shift;
 		range.end = ((s.end - 1) >> shift) + 1;
 		r = dm_clone_hydration_want(clone->hydration, &range);
@@ -2431,6 +2483,8 @@ static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 		if (parse_sectors(clone, argv + i, &s))
 			return -EINVAL;
 
+	if (clone->read_only)
+		return -EROFS;
 	if (dm_clone_is_hydration_done(clone->cmd))
 		return 0;
 
