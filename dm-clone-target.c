@@ -24,6 +24,7 @@
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "dm-clone-claim.h"
@@ -180,10 +181,10 @@
  * Locks
  * -----
  *
- *	stores_lock		mutex: opening and closing metadata
  *	clone->commit_lock	mutex: one commit, or change of mode, at a time
  *	  metadata lock		rwsem: in dm-clone-metadata.c
  *	reserve_lock		mutex: in dm-clone-zero.c; alone
+ *	stores_lock		spinlock: the list of open metadata
  *	clone->lock		spinlock, irqs off: lists of bios, commit state
  *	hydration lock		spinlock, irqs off: in dm-clone-hydration.c
  *	reader lock		spinlock, irqs off: in dm-clone-reader.c
@@ -258,7 +259,8 @@ struct clone_store {
 	struct mapped_device *md;
 	struct block_device *bdev;
 	struct dm_table *table;		/* the last that has got it; stores_lock */
-	bool live;			/* a table with it was resumed */
+	bool live;			/* a table with it was resumed; stores_lock */
+	bool busy;			/* being opened or closed; stores_lock */
 
 	struct dm_clone_metadata *cmd;
 
@@ -1363,8 +1365,25 @@ static int clone_map(struct dm_target *ti, struct bio *bio)
  *---------------------------------------------------------------
  */
 
+/*
+ * To open and to close metadata takes I/O, and a device that hangs makes it take for
+ * ever.  So it's done without the lock.  Meanwhile the store is in the list, and busy:
+ * whoever names the same device waits; nobody else does.
+ *
+ *  - Two tables open the same device at once: under the lock the first enters a store,
+ *    which the second finds, busy, and waits for.  There are never two for a device.
+ *  - Opening fails: the store is taken off the list under the lock before it's freed.
+ *    Whoever has waited keeps no pointer to it, but looks again, finds none, and
+ *    makes its own attempt.
+ *  - The last table that uses a store is destroyed: it's busy from the moment that nobody
+ *    uses it until the metadata is closed, so whoever comes meanwhile reads what closing
+ *    has left.  Nobody can start using it: only a store that is not busy gets users.
+ *  - A store that isn't busy has users, whose tables keep the mapped device.  Of a busy
+ *    one, @md may be gone, so it is compared with nothing.
+ */
 static LIST_HEAD(stores);
-static DEFINE_MUTEX(stores_lock);
+static DEFINE_SPINLOCK(stores_lock);
+static DECLARE_WAIT_QUEUE_HEAD(stores_wait);	/* one is not busy any more */
 
 static struct clone_store *__find_store(struct block_device *bdev)
 {
@@ -1377,6 +1396,13 @@ static struct clone_store *__find_store(struct block_device *bdev)
 			return store;
 
 	return NULL;
+}
+
+static bool __is_busy(struct block_device *bdev)
+{
+	struct clone_store *store = __find_store(bdev);
+
+	return store && store->busy;
 }
 
 /*
@@ -1392,51 +1418,19 @@ static bool __replaces_live_store(struct dm_target *ti)
 	lockdep_assert_held(&stores_lock);
 
 	list_for_each_entry(store, &stores, list)
-		if (READ_ONCE(store->live) && store->table != ti->table &&
+		if (!store->busy && store->live && store->table != ti->table &&
 		    store->md == dm_table_get_md(ti->table))
 			return true;
 
 	return false;
 }
 
-static struct clone_store *__open_store(struct dm_target *ti, sector_t region_size,
-					struct block_device *bdev, bool may_be_formatted)
-{
-	struct clone_store *store;
-
-	if (__replaces_live_store(ti)) {
-		ti->error = "Metadata device of a live clone cannot be replaced";
-		return ERR_PTR(-EBUSY);
-	}
-
-	store = kzalloc(sizeof(*store), GFP_KERNEL);
-	if (!store) {
-		ti->error = "Out of memory";
-		return ERR_PTR(-ENOMEM);
-	}
-
-	store->cmd = dm_clone_metadata_open(bdev, ti->len, region_size,
-					    may_be_formatted, &ti->error);
-	if (IS_ERR(store->cmd)) {
-		int r = PTR_ERR(store->cmd);
-
-		kfree(store);
-		return ERR_PTR(r);
-	}
-
-	store->md = dm_table_get_md(ti->table);
-	store->bdev = bdev;
-	store->mode = CM_WRITE;
-	store->spoilt = !dm_clone_metadata_is_new(store->cmd);
-	list_add(&store->list, &stores);
-
-	return store;
-}
-
 /* May the table of @ti use a store that is open already? */
 static int __check_store(struct dm_target *ti, sector_t region_size,
 			 struct clone_store *store)
 {
+	lockdep_assert_held(&stores_lock);
+
 	if (store->md != dm_table_get_md(ti->table)) {
 		ti->error = "Metadata device is in use by another clone";
 		return -EBUSY;
@@ -1455,46 +1449,122 @@ static int __check_store(struct dm_target *ti, sector_t region_size,
 	return 0;
 }
 
+/*
+ * Have @ti use the store of @bdev, or else enter @new, which is yet to be opened.
+ * Sleeps, and drops the lock for that.
+ */
+static struct clone_store *__use_store(struct dm_target *ti, sector_t region_size,
+				       struct block_device *bdev,
+				       struct clone_store *new)
+{
+	struct clone_store *store;
+	int r;
+
+	wait_event_lock_irq(stores_wait, !__is_busy(bdev), stores_lock);
+
+	store = __find_store(bdev);
+	if (store) {
+		r = __check_store(ti, region_size, store);
+		if (r)
+			return ERR_PTR(r);
+	} else {
+		if (__replaces_live_store(ti)) {
+			ti->error = "Metadata device of a live clone cannot be replaced";
+			return ERR_PTR(-EBUSY);
+		}
+		store = new;
+		list_add(&store->list, &stores);
+	}
+
+	store->nr_users++;
+	store->table = ti->table;
+
+	return store;
+}
+
+/* Whoever has waited for it looks again. */
+static void end_busy(struct clone_store *store, bool gone)
+{
+	spin_lock_irq(&stores_lock);
+	store->busy = false;
+	if (gone)
+		list_del(&store->list);
+	spin_unlock_irq(&stores_lock);
+
+	wake_up_all(&stores_wait);
+	if (gone)
+		kfree(store);
+}
+
+static struct clone_store *alloc_store(struct dm_target *ti, struct block_device *bdev)
+{
+	struct clone_store *store = kzalloc(sizeof(*store), GFP_KERNEL);
+
+	if (!store)
+		return NULL;
+
+	store->md = dm_table_get_md(ti->table);
+	store->bdev = bdev;
+	store->mode = CM_WRITE;
+	store->busy = true;
+
+	return store;
+}
+
+static struct clone_store *open_store(struct dm_target *ti, sector_t region_size,
+				      struct clone_store *store, bool may_be_formatted)
+{
+	store->cmd = dm_clone_metadata_open(store->bdev, ti->len, region_size,
+					    may_be_formatted, &ti->error);
+	if (IS_ERR(store->cmd)) {
+		int r = PTR_ERR(store->cmd);
+
+		end_busy(store, true);
+		return ERR_PTR(r);
+	}
+
+	store->spoilt = !dm_clone_metadata_is_new(store->cmd);
+	end_busy(store, false);
+
+	return store;
+}
+
 static struct clone_store *get_store(struct dm_target *ti, sector_t region_size,
 				     struct block_device *bdev, bool may_be_formatted)
 {
-	struct clone_store *store;
-	int r = 0;
+	struct clone_store *new = alloc_store(ti, bdev), *store;
 
-	mutex_lock(&stores_lock);
-
-	store = __find_store(bdev);
-	if (!store)
-		store = __open_store(ti, region_size, bdev, may_be_formatted);
-	else
-		r = __check_store(ti, region_size, store);
-
-	if (r) {
-		store = ERR_PTR(r);
-	} else if (!IS_ERR(store)) {
-		store->nr_users++;
-		store->table = ti->table;
+	if (!new) {
+		ti->error = "Out of memory";
+		return ERR_PTR(-ENOMEM);
 	}
 
-	mutex_unlock(&stores_lock);
+	spin_lock_irq(&stores_lock);
+	store = __use_store(ti, region_size, bdev, new);
+	spin_unlock_irq(&stores_lock);
 
+	if (store == new)
+		return open_store(ti, region_size, store, may_be_formatted);
+
+	kfree(new);
 	return store;
 }
 
 static void put_store(struct dm_target *ti, struct clone_store *store)
 {
-	mutex_lock(&stores_lock);
+	bool last;
 
+	spin_lock_irq(&stores_lock);
 	if (store->table == ti->table)
 		store->table = NULL;
+	last = !--store->nr_users;
+	store->busy = last;
+	spin_unlock_irq(&stores_lock);
 
-	if (!--store->nr_users) {
-		list_del(&store->list);
+	if (last) {
 		dm_clone_metadata_close(store->cmd);
-		kfree(store);
+		end_busy(store, true);
 	}
-
-	mutex_unlock(&stores_lock);
 }
 
 /*
@@ -2164,8 +2234,9 @@ static int clone_preresume(struct dm_target *ti)
 {
 	struct clone *clone = ti->private;
 
-	/* No stores_lock: its holder may be reading a disk on top of this device. */
-	WRITE_ONCE(clone->store->live, true);
+	spin_lock_irq(&stores_lock);
+	clone->store->live = true;
+	spin_unlock_irq(&stores_lock);
 
 	mutex_lock(&clone->commit_lock);
 

@@ -4,7 +4,7 @@
 import errno
 import time
 
-from lib import dm, metadata
+from lib import disks, dm, metadata
 from lib.blk import MIB, SOURCE, Block
 from lib.errors import Failure, Missed
 from lib.framework import test
@@ -418,3 +418,49 @@ def _(t):
             raise Failure(f"{disk.device.name} is still open {count} times")
     if clone.source.block.get(0) != [SOURCE]:
         raise Failure("the source has changed")
+
+
+@test("a metadata device hangs while a table opens it: other clones come and go, and who "
+      "names the same device waits", ours="it has other rules")
+def _(t):
+    other = t.idle_clone(size=MIB)
+    hung = t.idle_clone(size=MIB, active=False)
+    hung.meta.hold()
+    first = t.background(hung.activate)
+    first.must_block()
+
+    third = t.idle_clone(size=MIB, active=False)
+    for what, fn in (("a clone's creation", third.activate),
+                     ("a clone's new table", other.reload),
+                     ("a clone's swap to linear", other.swap_to_linear),
+                     ("a clone's removal", third.deactivate),
+                     ("the removal of what was a clone", other.deactivate)):
+        t.within(10, fn, what)
+
+    rival = t.unready("clone")
+    second = t.background(lambda: rival.load(hung.table()))
+    second.must_block()
+    if first.done:
+        raise Failure("the table is there, though its metadata device hangs")
+    hung.meta.release()
+    first.wait()
+    t.fails(second.wait, errno.EBUSY, what="the other table with this device")
+    hung.put(0, 11)
+    hung.check()
+
+
+@test("a metadata device hangs and then fails while two tables open it: both are refused, "
+      "and it works later", ours="it has other rules")
+def _(t):
+    clone = t.idle_clone(size=MIB, active=False)
+    clone.meta.delay(disks.FOREVER, disks.FOREVER)
+    jobs = [t.background(lambda d=t.unready("clone"): d.load(clone.table())) for _ in range(2)]
+    for job in jobs:
+        job.must_block()
+    clone.meta.fail()
+    for job in jobs:
+        t.fails(job.wait, errno.EIO, what="the table")
+    clone.meta.heal()
+    clone.activate()
+    clone.put(0, 11)
+    clone.check()
