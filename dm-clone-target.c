@@ -1650,38 +1650,28 @@ static int parse_dest_dev(struct clone *clone, struct dm_arg_set *as)
 	return 0;
 }
 
+/* What it is good for is judged in open_metadata(). */
 static int parse_source_dev(struct clone *clone, struct dm_arg_set *as)
 {
-	struct dm_target *ti = clone->ti;
-	int r;
+	int r = parse_device(clone, as, DM_CLONE_READ, &clone->source_dev,
+			     "Error opening source device");
 
-	r = parse_device(clone, as, DM_CLONE_READ, &clone->source_dev,
-			 "Error opening source device");
-	if (r)
-		return r;
+	if (!r)
+		clone->geo.source = clone->source_dev->bdev;
 
-	clone->geo.source = clone->source_dev->bdev;
-	if (bdev_nr_sectors(clone->geo.source) < ti->len) {
-		ti->error = "Source device is smaller than the target";
-		return -EINVAL;
-	}
-
-	if (bdev_is_zoned(clone->geo.source)) {
-		ti->error = "Zoned source devices are not supported";
-		return -EINVAL;
-	}
-
-	return 0;
+	return r;
 }
+
+static char devices_are_the_same[] =
+	"Metadata, destination and source must be different devices";
+static char wrong_region_size[] =
+	"Region size is not a multiple of the devices' logical block size";
 
 /* Nobody who names a device twice means it. */
 static int check_devices_differ(struct clone *clone)
 {
-	struct block_device *metadata = clone->metadata_dev->bdev;
-
-	if (metadata == clone->geo.dest || metadata == clone->geo.source ||
-	    clone->geo.dest == clone->geo.source) {
-		clone->ti->error = "Metadata, destination and source must be different devices";
+	if (clone->metadata_dev->bdev == clone->geo.dest) {
+		clone->ti->error = devices_are_the_same;
 		return -EINVAL;
 	}
 
@@ -1704,9 +1694,8 @@ static int parse_region_size(struct clone *clone, struct dm_arg_set *as)
 		return -EINVAL;
 	}
 
-	if (!is_multiple_of_block_size(size, clone->geo.source) ||
-	    !is_multiple_of_block_size(size, clone->geo.dest)) {
-		ti->error = "Region size is not a multiple of the devices' logical block size";
+	if (!is_multiple_of_block_size(size, clone->geo.dest)) {
+		ti->error = wrong_region_size;
 		return -EINVAL;
 	}
 
@@ -2015,25 +2004,60 @@ static int create_resources(struct clone *clone)
 	return 0;
 }
 
+/* Why the source cannot be one, or NULL. */
+static char *source_error(struct clone *clone)
+{
+	struct block_device *source = clone->geo.source;
+
+	if (source == clone->geo.dest || source == clone->metadata_dev->bdev)
+		return devices_are_the_same;
+
+	if (bdev_nr_sectors(source) < clone->geo.size)
+		return "Source device is smaller than the target";
+
+	if (bdev_is_zoned(source))
+		return "Zoned source devices are not supported";
+
+	if (!is_multiple_of_block_size(clone->region_size, source))
+		return wrong_region_size;
+
+	return NULL;
+}
+
+/*
+ * Nothing is read of the source of a finished clone: anything may be in its place.
+ * So the metadata is read before the source is judged, but not formatted if it
+ * would be in vain.
+ */
 static int open_metadata(struct clone *clone)
 {
-	struct clone_store *store = get_store(clone->ti, clone->region_size,
-					      clone->metadata_dev->bdev,
-					      !clone->read_only);
+	char *bad_source = source_error(clone);
+	struct dm_target *ti = clone->ti;
+	struct clone_store *store;
 
-	if (store == ERR_PTR(-ENOENT)) {
-		clone->ti->error = "Metadata device is not formatted, and the table is read-only";
-		return -EROFS;
-	}
-	if (IS_ERR(store))
+	store = get_store(ti, clone->region_size, clone->metadata_dev->bdev,
+			  !clone->read_only && !bad_source);
+	if (IS_ERR(store) && store != ERR_PTR(-ENOENT))
 		return PTR_ERR(store);
 
-	clone->store = store;
-	clone->cmd = store->cmd;
+	if (!IS_ERR(store)) {
+		clone->store = store;
+		clone->cmd = store->cmd;
+		if (is_finished(clone)) {
+			dm_clone_release_bitmap(clone->cmd);
+			clone->finished = can_just_remap(clone);
+			return 0;
+		}
+	}
 
-	if (is_finished(clone)) {
-		dm_clone_release_bitmap(clone->cmd);
-		clone->finished = can_just_remap(clone);
+	if (bad_source) {
+		ti->error = bad_source;
+		return -EINVAL;
+	}
+
+	if (IS_ERR(store)) {
+		ti->error = "Metadata device is not formatted, and the table is read-only";
+		return -EROFS;
 	}
 
 	return 0;
@@ -2658,10 +2682,10 @@ static void stack_source_limits(struct clone *clone, struct queue_limits *limits
 static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct clone *clone = ti->private;
-
 	unsigned int granularity = clone->region_size << SECTOR_SHIFT;
 
-	stack_source_limits(clone, limits);
+	if (!is_finished(clone))
+		stack_source_limits(clone, limits);
 
 	/*
 	 * Whole regions are what need not be copied, and the destination can do

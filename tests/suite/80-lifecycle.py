@@ -464,3 +464,68 @@ def _(t):
     clone.activate()
     clone.put(0, 11)
     clone.check()
+
+
+def finished(t):
+    """A clone that is done, and what would be no source of another."""
+    clone = t.clone(size=2 * MIB, region=64)
+    clone.put(100, 50)
+    clone.until_hydrated()
+    t.until(lambda: clone.stats()["state"] == "done", "the end")
+    strange = {
+        "an error target": t.mapped([(0, 8, "error", "")]),
+        "a smaller device": t.disk(MIB, fill=0),
+        "a disk of other blocks": t.disk(2 * MIB, "null", block_size=4096),
+        "the destination": clone.dest,
+        "the metadata device": clone.meta,
+    }
+    return clone, strange
+
+
+@test("a finished clone takes any device for its source: {how}", ours="it looks at the source",
+      how={"when it is activated again": False, "in a new table": True})
+def _(t, how):
+    clone, strange = finished(t)
+    for name, device in strange.items():
+        clone.source = device
+        clone.reload() if how else clone.reactivate()
+        with t.trace(device) as trace:
+            clone.check()
+        if device is not clone.dest and trace.bios:
+            raise Failure(f"{name} is read: {trace.bios[:5]}")
+        if clone.stats()["state"] != "done" or clone.mode() != "rw":
+            raise Failure(f"{name}: {clone.status().text}")
+        clone.put(1000, 31)
+        clone.flush()
+    clone.check()
+
+
+@test("a finished clone gives its source back with a new table")
+def _(t):
+    clone, strange = finished(t)
+    old = clone.source
+    clone.source = strange["the destination"]
+    clone.reload()
+    if dm.ioctl(dm.DEV_STATUS, old.device.name).open_count > bool(old._block):
+        raise Failure("the source is still open")
+    clone.check()
+
+
+@test("what would be no source is refused while a region is missing, and nothing is written")
+def _(t):
+    for formatted in False, True:
+        clone = t.idle_clone(size=2 * MIB, region=8, active=formatted)
+        if formatted:
+            clone.put(0, clone.size - 8)
+            clone.deactivate()
+        small = t.disk(MIB, fill=0)
+        good = clone.source
+        for source in small, clone.dest, clone.meta:
+            clone.source = source
+            with t.trace(clone.meta, clone.dest) as trace:
+                t.fails(clone.activate, errno.EINVAL, what="the table")
+            if trace.writes(clone.meta.number) or trace.writes(clone.dest.number):
+                raise Failure(f"{trace.bios}")
+        clone.source = good
+        clone.activate()
+        clone.check()
