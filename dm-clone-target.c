@@ -318,6 +318,7 @@ struct clone {
 	struct dm_dev *source_dev;
 
 	sector_t region_size;		/* in sectors */
+	char *table_args;		/* behind the region size, as they were given */
 	unsigned long features;		/* bit set: asked for in the table */
 	unsigned int core_args[NR_CORE_ARGS];
 	unsigned long core_args_given;	/* bit set: by table or message */
@@ -1712,6 +1713,27 @@ static int parse_region_size(struct clone *clone, struct dm_arg_set *as)
 	return 0;
 }
 
+/* What "dmsetup table" is to print. */
+static int keep_args(struct clone *clone, const struct dm_arg_set *as)
+{
+	size_t size = 1, sz = 0;
+	unsigned int i;
+
+	for (i = 0; i < as->argc; i++)
+		size += 1 + strlen(as->argv[i]);
+
+	clone->table_args = kzalloc(size, GFP_KERNEL);
+	if (!clone->table_args) {
+		clone->ti->error = "Failed to allocate the arguments";
+		return -ENOMEM;
+	}
+
+	for (i = 0; i < as->argc; i++)
+		sz += scnprintf(clone->table_args + sz, size - sz, " %s", as->argv[i]);
+
+	return 0;
+}
+
 /* The number that begins a group, and is followed by as many arguments. */
 static int parse_group(struct dm_arg_set *as, unsigned int *nr, char **error)
 {
@@ -1883,7 +1905,7 @@ static int parse_clone_args(struct clone *clone, struct dm_arg_set *as)
 
 	r = parse_metadata_dev(clone, as) ?: parse_dest_dev(clone, as) ?:
 	    parse_source_dev(clone, as) ?: check_devices_differ(clone) ?:
-	    parse_region_size(clone, as) ?:
+	    parse_region_size(clone, as) ?: keep_args(clone, as) ?:
 	    parse_features(clone, as) ?: parse_core_args(clone, as);
 	if (r)
 		return r;
@@ -2097,6 +2119,7 @@ static void destroy_clone(struct clone *clone)
 		dm_put_device(ti, clone->metadata_dev);
 	mutex_destroy(&clone->commit_lock);
 	free_percpu(clone->nr_source_reads);
+	kfree(clone->table_args);
 	kfree(clone);
 }
 
@@ -2313,20 +2336,13 @@ static bool is_hydration_enabled(struct clone *clone)
 	return dm_clone_hydration_is_enabled(clone->hydration);
 }
 
-static unsigned long features_in_force(struct clone *clone)
-{
-	unsigned long mask = clone->features;
-
-	__assign_bit(NO_HYDRATION, &mask, !is_hydration_enabled(clone));
-
-	return mask;
-}
-
 static unsigned int emit_features(struct clone *clone, char *result,
 				  unsigned int maxlen, unsigned int sz)
 {
-	unsigned long mask = features_in_force(clone);
+	unsigned long mask = clone->features;
 	unsigned int i;
+
+	__assign_bit(NO_HYDRATION, &mask, !is_hydration_enabled(clone));
 
 	DMEMIT(" %u", (unsigned int)hweight_long(mask));
 	for_each_set_bit(i, &mask, NR_FEATURES)
@@ -2335,23 +2351,19 @@ static unsigned int emit_features(struct clone *clone, char *result,
 	return sz;
 }
 
-/* Those that were given; in the status the two limits in any case. */
-static unsigned int emit_core_args(struct clone *clone, bool status, char *result,
+/* Those that were given; the two limits in any case. */
+static unsigned int emit_core_args(struct clone *clone, char *result,
 				   unsigned int maxlen, unsigned int sz)
 {
-	unsigned long shown = READ_ONCE(clone->core_args_given);
+	unsigned long shown = READ_ONCE(clone->core_args_given) |
+			      BIT(HYDRATION_THRESHOLD) | BIT(HYDRATION_BATCH_SIZE);
 	unsigned int values[NR_CORE_ARGS], i;
 
 	for (i = 0; i < NR_CORE_ARGS; i++)
 		values[i] = READ_ONCE(clone->core_args[i]);
 
-	if (status) {
-		shown |= BIT(HYDRATION_THRESHOLD) | BIT(HYDRATION_BATCH_SIZE);
-		values[HYDRATION_THRESHOLD] =
-			dm_clone_hydration_threshold(clone->hydration);
-		values[HYDRATION_BATCH_SIZE] =
-			dm_clone_hydration_batch_size(clone->hydration);
-	}
+	values[HYDRATION_THRESHOLD] = dm_clone_hydration_threshold(clone->hydration);
+	values[HYDRATION_BATCH_SIZE] = dm_clone_hydration_batch_size(clone->hydration);
 
 	DMEMIT(" %u", 2 * (unsigned int)hweight_long(shown));
 	for (i = 0; i < NR_CORE_ARGS; i++)
@@ -2385,22 +2397,18 @@ static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
 	       dm_clone_nr_of_hydrated_regions(clone->cmd), clone->geo.nr_regions,
 	       dm_clone_hydration_in_flight(clone->hydration));
 	sz = emit_features(clone, result, maxlen, sz);
-	sz = emit_core_args(clone, true, result, maxlen, sz);
+	sz = emit_core_args(clone, result, maxlen, sz);
 	DMEMIT(" %s", may_change_metadata(clone) ? "rw" : "ro");
 }
 
-/* What loads a table like this one, as it is now, messages included. */
+/* The line that was loaded: what messages have made of it the status tells. */
 static void emit_table(struct clone *clone, char *result, unsigned int maxlen)
 {
-	bool core_args = READ_ONCE(clone->core_args_given);
 	unsigned int sz = 0;
 
-	DMEMIT("%s %s %s %llu", clone->metadata_dev->name, clone->dest_dev->name,
-	       clone->source_dev->name, (unsigned long long)clone->region_size);
-	if (core_args || features_in_force(clone))
-		sz = emit_features(clone, result, maxlen, sz);
-	if (core_args)
-		emit_core_args(clone, false, result, maxlen, sz);
+	DMEMIT("%s %s %s %llu%s", clone->metadata_dev->name, clone->dest_dev->name,
+	       clone->source_dev->name, (unsigned long long)clone->region_size,
+	       clone->table_args);
 }
 
 static void clone_status(struct dm_target *ti, status_type_t type,

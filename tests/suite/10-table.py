@@ -278,19 +278,29 @@ def _(t):
         clone.deactivate()
 
 
-@test("the printed table follows messages",
-      ours="it goes on printing the caps it was made with")
-def _(t):
+@test("the printed table is the line that was loaded, whatever messages have changed: {rest}",
+      ours="it knows other words",
+      rest=["", "0", "0 0", "2 no_hydration no_discard_passdown",
+            "2 no_discard_passdown no_hydration", "1 NO_hydration",
+            "1 no_hydration 4 hydration_batch_size 7 hydration_threshold 03",
+            "0 4 hydration_rate 0 Hydration_Rate 9"])
+def _(t, rest):
     clone = t.idle_clone()
-    clone.message("hydration_threshold 9")
-    clone.message("hydration_batch_size 11")
-    clone.message("enable_hydration")
+    line = f"{clone.line([])} {rest}".strip()
+    clone.device.reload([(0, clone.size, "clone", line)])
+    for message in ("disable_hydration", "enable_hydration", "hydration_threshold 9",
+                    "hydration_batch_size 11", "hydration_floor 12"):
+        clone.message(message)
     table = clone.device.table()
-    if "no_hydration" in table[0][3]:
-        raise Failure(str(table))
-    for words in "hydration_threshold 9", "hydration_batch_size 11":
-        if words not in table[0][3]:
-            raise Failure(str(table))
+    if table[0][3] != line:
+        raise Failure(f"{line!r} is printed as {table[0][3]!r}")
+    status = clone.status()
+    if "no_hydration" in status.features or status.core["hydration_threshold"] != 9 or \
+            status.core["hydration_batch_size"] != 11 or status.core["hydration_floor"] != 12:
+        raise Failure(status.text)
+    clone.device.reload(table)
+    if clone.device.table() != table:
+        raise Failure(f"{table} came back as {clone.device.table()}")
 
 
 @test("dmsetup's own lines make the round trip")
