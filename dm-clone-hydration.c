@@ -334,11 +334,18 @@ void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy
 	}
 }
 
-blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written)
+blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written,
+				    bool refused)
 {
 	struct dm_clone_hydration *h = copy->hydration;
 	struct dm_clone_outcome outcome = copy->means == DM_CLONE_BY_COPY ?
 					  copy->job.outcome : copy->zero.outcome;
+
+	/* What the copy has written is the source's, and nothing is spoilt by that. */
+	if (refused && !outcome.status) {
+		atomic_long_sub(copy->claim.end - copy->claim.begin, &h->nr_in_flight);
+		return written;
+	}
 
 	if (written && !outcome.status)
 		outcome = (struct dm_clone_outcome) {

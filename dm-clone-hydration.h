@@ -145,11 +145,13 @@ bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h, unsigned long b
  * from @sector on: those the caller writes himself, meanwhile.  Nothing is hydrated
  * when @done is called.  When his write has ended too, with the status @written, the
  * caller calls end, which hydrates the region if both went well and returns what
- * has become of both.  Any context.
+ * has become of both.  A write that was @refused, with nothing written, doesn't
+ * count as an error.  Any context.
  */
 void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
 			      sector_t sector, sector_t nr, dm_clone_copied_fn done);
-blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written);
+blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written,
+				    bool refused);
 
 /*
  * For who hydrates regions himself, and owns the claim to them: it begins, and it

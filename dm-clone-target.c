@@ -838,13 +838,29 @@ static void mark_hydrated(struct clone *clone, const struct dm_clone_claim *clai
 		regions_hydrated(clone);
 }
 
+/*
+ * Is @bio a write-zeroes that the destination doesn't do after all?  Then nothing has
+ * been done, and whoever has sent it makes good for it with writes: it's no error of
+ * the destination, and has spoilt nothing.
+ */
+static bool was_refused(struct clone *clone, struct bio *bio)
+{
+	if (bio_op(bio) != REQ_OP_WRITE_ZEROES)
+		return false;
+
+	/* What SCSI says, and then it takes the offer back. */
+	if (bio->bi_status == BLK_STS_TARGET)
+		return !bdev_write_zeroes_sectors(clone->geo.dest);
+
+	return bio->bi_status == BLK_STS_NOTSUPP;
+}
+
 /* A write that covers the regions of its claim has ended. */
-static void end_overwrite(struct clone *clone, struct clone_io *io,
-			  blk_status_t status)
+static void end_overwrite(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
 	struct dm_clone_claim *claim = &io->copy.claim;
 
-	if (!status) {
+	if (!bio->bi_status) {
 		mark_hydrated(clone, claim);
 		note_user_change(clone);
 		dm_clone_hydration_works(clone->hydration, false);
@@ -853,7 +869,7 @@ static void end_overwrite(struct clone *clone, struct clone_io *io,
 			     &clone->nr_overwritten);
 	}
 
-	if (status)
+	if (bio->bi_status && !was_refused(clone, bio))
 		region_spoilt(clone);
 	release_claim(clone, io);
 }
@@ -861,7 +877,8 @@ static void end_overwrite(struct clone *clone, struct clone_io *io,
 /* A write to a part of a region has ended, and so has the copy of the rest. */
 static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
-	bio->bi_status = dm_clone_copy_rest_end(&io->copy, bio->bi_status);
+	bio->bi_status = dm_clone_copy_rest_end(&io->copy, bio->bi_status,
+						was_refused(clone, bio));
 	if (!bio->bi_status) {
 		note_user_change(clone);
 		atomic64_add(io->copy.nr_written, &clone->nr_overwritten);
@@ -915,7 +932,7 @@ static void clone_endio(struct bio *bio)
 	}
 
 	if (io->flags & IO_OVERWRITE)
-		end_overwrite(clone, io, bio->bi_status);
+		end_overwrite(clone, io, bio);
 	end_bio(clone, io, bio);
 }
 

@@ -612,6 +612,29 @@ def _(t):
     clone.check()
 
 
+@test("a write-zeroes that the destination refuses is made good, and is no error: {what}",
+      ours="it has no counters", what={"whole regions": (64, 128), "parts of regions": (67, 3)})
+def _(t, what):
+    # Files of tmpfs know how to punch holes, but not how to zero a range in place.
+    clone = t.clone(region=8, features=["no_hydration", "zeroed_destination"], kind="loop",
+                    former=ZERO)
+    with t.trace(clone.dest) as trace:
+        clone.block.zeroout(*what)
+    if not trace.of(clone.dest.number, "N") or not trace.of(clone.dest.number, "W"):
+        t.skip(f"nothing was refused here: {trace.bios[:8]}")
+    clone.model.set(*what, ZERO)
+    stats = clone.stats()
+    if stats["write_errors"] or stats["last_error"]:
+        raise Failure(clone.message("stats"))
+    with t.trace(clone.dest) as trace:
+        clone.message("skip 1024 512")
+        t.until(lambda: clone.stats()["bytes_skipped"] == 512 * 512, "the skipping")
+    if trace.writes(clone.dest.number):
+        raise Failure(f"the destination does not count as zero any more: {trace.bios[:8]}")
+    clone.model.set(1024, 512, ZERO)
+    clone.check()
+
+
 @test("everything fails at once: nothing hangs, removal works")
 def _(t):
     clone = t.clone(region=8, size=4 * MIB, active=False,
