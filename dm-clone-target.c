@@ -267,6 +267,7 @@ struct clone_store {
 	enum clone_mode mode;		/* changed by set_mode() only */
 	bool destination_failed;	/* see "The commit"; commit_lock */
 	bool pre_committed;		/* there's a transaction; commit_lock */
+	bool no_space;			/* to flush the destination; commit_lock */
 
 	/*
 	 * A region that counts as unhydrated may have been written to, in this
@@ -461,9 +462,12 @@ static void metadata_operation_failed(struct clone *clone, const char *op, int r
 
 static void destination_flush_failed(struct clone *clone, int r)
 {
+	/* As long as that lasts, for hours perhaps, it's said once. */
 	if (r == -ENOSPC) {
-		DMERR_LIMIT("%s: no space to flush the destination, trying again",
-			    clone_name(clone));
+		if (!clone->store->no_space)
+			DMERR("%s: no space to flush the destination, trying again",
+			      clone_name(clone));
+		clone->store->no_space = true;
 		return;
 	}
 
@@ -499,6 +503,8 @@ static int flush_destination(struct clone *clone)
 	/* When finished, that's between those that wait and the destination. */
 	if (r && !clone->finished)
 		destination_flush_failed(clone, r);
+	if (!r)
+		clone->store->no_space = false;
 
 	return r;
 }

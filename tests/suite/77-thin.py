@@ -2,7 +2,9 @@
 """Destinations in a thin pool, which may run out of space and be extended."""
 
 import errno
+import time
 
+from lib import kmsg
 from lib.blk import MIB, SOURCE, Block
 from lib.disks import modprobe
 from lib.errors import Failure
@@ -94,6 +96,17 @@ def _(t, how):
     if clone.mode() != "rw" or clone.stats()["commits"] == commits:
         raise Failure(f"{clone.status().text}, {clone.message('stats')}")
     goes_on(t, clone)
+
+
+@test("a full pool for a while: the log says it once", ours="it has another answer")
+def _(t):
+    log = kmsg.Log()
+    _, clone = full_pool(t, ["error_if_no_space"])
+    no_space(t, clone)
+    time.sleep(3)                               # the clone tries again meanwhile
+    lines = [line for line in log.read() if "no space to flush" in line]
+    if len(lines) != 1:
+        raise Failure(f"{lines}")
 
 
 @test("a full pool that waits for space: flushes wait, then fail, and then it is extended",
