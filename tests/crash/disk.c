@@ -172,6 +172,20 @@ static void settle_volatiles(struct disk *disk, uint32_t end)
 	disk->nr_volatiles = kept;
 }
 
+/* The cache of the destination is lost, but for what is in flight. */
+static void lose_volatiles(struct disk *disk)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < disk->nr_volatiles; i++) {
+		const struct lower_bio *bio = &disk->rec->lower[disk->volatiles[i]];
+
+		if (bio->meta || bio->b.completed >= disk->now)
+			disk->volatiles[kept++] = disk->volatiles[i];
+	}
+	disk->nr_volatiles = kept;
+}
+
 void disk_advance(struct disk *disk)
 {
 	const struct event *event = &disk->rec->events[disk->now++];
@@ -181,6 +195,10 @@ void disk_advance(struct disk *disk)
 		disk->volatiles[disk->nr_volatiles++] = event->index;
 	else if (event->kind == LOWER_COMPLETED && (b->kind == BIO_FLUSH || b->fua))
 		settle_volatiles(disk, event->index);
+
+	if (event->kind == LOWER_COMPLETED && b->fua && b->kind != BIO_FLUSH &&
+	    !disk->rec->lower[event->index].meta && disk->implied_flushes_fail)
+		lose_volatiles(disk);
 }
 
 void disk_begin_cut(struct disk *disk)

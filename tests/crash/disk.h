@@ -12,6 +12,10 @@
  * writes that were queued by now are volatile: any set of them, and any sectors
  * of each, may be on the disk or not.  Where writes meet in a sector the one
  * that took effect last is found, of those that are there.
+ *
+ * Or else: a destination that has no FUA of its own.  Such a write is followed by a flush
+ * then, and if that fails the cache may be lost with it: of what was volatile nothing
+ * will ever be on the disk, and no later flush says so.
  */
 #ifndef CRASH_DISK_H
 #define CRASH_DISK_H
@@ -35,6 +39,8 @@ struct disk {
 	/* Sums up what is in the cells. */
 	uint64_t hash;
 	uint64_t meta_hash;
+
+	bool implied_flushes_fail;	/* those of FUA writes to the destination */
 
 	uint32_t now;			/* events before this one have happened */
 	uint32_t *volatiles;		/* lower bios, in the order of queueing */

@@ -79,6 +79,7 @@ struct options {
 	enum damage damage;
 	const char *export_folder;
 	uint64_t export_each;
+	bool implied_flushes_fail;
 };
 
 /* A state that is to be looked at. */
@@ -700,6 +701,7 @@ static void replay(struct replay *r)
 	make_plans(r);
 	init_seen(r);
 	disk_init(&r->disk, &r->rec);
+	r->disk.implied_flushes_fail = r->options->implied_flushes_fail;
 	oracle_init(&r->oracle, &r->rec, &r->disk);
 
 	for (uint64_t i = 0; i < r->nr_plans; i++) {
@@ -770,6 +772,7 @@ static const char usage[] =
 "                    old-sector, flipped-bit or early-bit\n"
 "  --export DIR      write some states to files, for activate.py\n"
 "  --each N          every Nth (100)\n"
+"  --implied-flushes-fail   those of FUA writes, if any reach the destination\n"
 "\n"
 "The exit status is 0 if all states are good (with --damage: if none is), 1 if\n"
 "not, 2 if there was nothing to look at.\n";
@@ -793,6 +796,7 @@ static int parse_options(int argc, char **argv, struct options *o, bool *files)
 		{ "damage", required_argument, NULL, 'd' },
 		{ "export", required_argument, NULL, 'x' },
 		{ "each", required_argument, NULL, 'e' },
+		{ "implied-flushes-fail", no_argument, NULL, 'i' },
 		{ "check-metadata", no_argument, NULL, 'm' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 }
@@ -818,6 +822,9 @@ static int parse_options(int argc, char **argv, struct options *o, bool *files)
 			break;
 		case 'e':
 			o->export_each = strtoull(optarg, NULL, 0);
+			break;
+		case 'i':
+			o->implied_flushes_fail = true;
 			break;
 		case 'm':
 			*files = true;
