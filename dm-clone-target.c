@@ -2082,7 +2082,10 @@ static int open_metadata(struct clone *clone)
 
 	store = get_store(ti, clone->region_size, clone->metadata_dev->bdev,
 			  !clone->read_only && !bad_source);
-	if (IS_ERR(store) && store != ERR_PTR(-ENOENT))
+
+	/* What the source holds is no metadata: that's not the reason to tell. */
+	if (IS_ERR(store) && store != ERR_PTR(-ENOENT) &&
+	    clone->geo.source != clone->metadata_dev->bdev)
 		return PTR_ERR(store);
 
 	if (!IS_ERR(store)) {
