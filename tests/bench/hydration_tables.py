@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tables of tests/bench/hydration, from its results."""
 
+import math
 import statistics
 
 from tables import table, title
@@ -127,8 +128,44 @@ def queue_rows(row):
                 yield queue_row(row["place"], load, name, ofload)
 
 
+def geometric_mean(values):
+    """With its standard error, in percent."""
+    logs = [math.log(value) for value in values]
+    error = statistics.stdev(logs) / math.sqrt(len(logs))
+    return f"{math.exp(statistics.mean(logs)):.2f} (+-{100 * error:.0f} %)"
+
+
+MIN_RATE = 0.1      # MiB/s, for what did not get anywhere
+
+
+def overall_rows(rows):
+    first = rows[0]["modules"][0]
+    for load in rows[0]["rounds"]:
+        rounds = [one for row in rows for one in row["rounds"][load]]
+        for name in rows[0]["modules"]:
+            def rate(one, of):
+                found = one[of] if load == "idle" else one[of]["rate"]
+                return max(found, MIN_RATE)
+
+            def ratios(key):
+                if load == "idle":
+                    return "-"
+                return geometric_mean([one[name][key] / one["none"][key] for one in rounds
+                                       if one[name][key] and one["none"][key]])
+
+            yield [load, NAMES.get(name, name),
+                   *map(ratios, ("reads_p99", "writes_p99", "operations")),
+                   geometric_mean([rate(one, name) / rate(one, first) for one in rounds])
+                   if name != first else "1"]
+
+
 def queues(rows):
-    return title("At queues", "-") + (
+    first = NAMES.get(rows[0]["modules"][0], rows[0]["modules"][0])
+    return title("All places together", "-") + (
+        "The geometric means of all rounds at all places of the next table, and their standard\n"
+        f"errors. The last column is hydration, divided by that of {first}.\n\n") + table(
+            ["load", "target", "reads x p99", "writes x p99", "x IOPS", "x hydration"],
+            overall_rows(rows)) + title("At queues", "-") + (
         "Random reads of 4 KiB from what is not hydrated, and as many random writes to what\n"
         "is, by 4 threads that pause for 4 ms after each (medium), 16 threads that never pause\n"
         "(saturating), 4 threads each of whose writes is followed by fdatasync() and timed with\n"
