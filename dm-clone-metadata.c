@@ -37,6 +37,13 @@
  */
 #define MAX_CONCURRENT_LOCKS	6
 
+/*
+ * Values in a node of the tree of arrays.  The library fills nodes to a third at
+ * least, so that many is what the number of nodes is estimated with.
+ */
+#define MAX_NODE_VALUES		252
+#define MIN_NODE_VALUES		(MAX_NODE_VALUES / 3)
+
 /* A metadata device larger than this (16 GiB) earns a warning. */
 #define LARGE_METADATA_SECTORS	(16ULL << (30 - SECTOR_SHIFT))
 
@@ -106,7 +113,18 @@ struct dm_clone_metadata {
 	/* What the transaction builds on, and whether a crash may not leave that. */
 	struct superblock_disk sb;
 	bool in_doubt;
-	bool has_more;		/* the transaction could not take all changes */
+
+	/*
+	 * Dirty words are written in rounds over all arrays.  A round that the
+	 * room on the device limits takes several transactions, and each begins
+	 * with the array that had no room in the last, so that none starves.
+	 */
+	u32 cursor;		/* the next array */
+	u32 round_left;		/* arrays until the round is over; 0: it is */
+	u32 commit_left;	/* the same, once the transaction is committed */
+
+	/* Arrays that have a new block already, in this transaction. */
+	unsigned long *fresh;
 };
 
 /*
@@ -389,6 +407,87 @@ u64 dm_clone_get_metadata_dev_size(struct dm_clone_metadata *cmd)
 
 /*
  *---------------------------------------------------------------
+ * Sizes
+ *---------------------------------------------------------------
+ */
+
+static u32 nr_arrays(struct dm_clone_metadata *cmd)
+{
+	return DIV_ROUND_UP(cmd->nr_words, (u32)WORDS_PER_ARRAY);
+}
+
+/* The most levels the tree of arrays has. */
+static unsigned int max_levels(struct dm_clone_metadata *cmd)
+{
+	unsigned int levels = 1;
+	u32 nr;
+
+	for (nr = nr_arrays(cmd); nr > MAX_NODE_VALUES;
+	     nr = DIV_ROUND_UP(nr, MIN_NODE_VALUES))
+		levels++;
+
+	return levels;
+}
+
+/* The most blocks that the bitset takes: its arrays and the nodes above them. */
+static u64 bitset_blocks(struct dm_clone_metadata *cmd)
+{
+	return nr_arrays(cmd) + nr_arrays(cmd) / MIN_NODE_VALUES + max_levels(cmd);
+}
+
+/* The bitmaps that the space map of a device of @nr_blocks has. */
+static u64 nr_bitmaps(u64 nr_blocks)
+{
+	nr_blocks = min_t(u64, nr_blocks, DM_SM_METADATA_MAX_BLOCKS);
+
+	return DIV_ROUND_UP_ULL(nr_blocks, COUNTS_PER_BITMAP);
+}
+
+/*
+ * Blocks that are to be free when an array is changed, on a device of
+ * @nr_blocks: its shadow and those of the path to it; and for the space map the
+ * index and as many of its bitmaps as may have to do with these.
+ */
+static u64 blocks_to_change_array(struct dm_clone_metadata *cmd, u64 nr_blocks)
+{
+	unsigned int path = 1 + max_levels(cmd);
+
+	return path + 1 + min_t(u64, nr_bitmaps(nr_blocks), 2 * path + 1);
+}
+
+/* The most that a superblock refers to, with itself and the root of the counts. */
+static u64 blocks_in_use(struct dm_clone_metadata *cmd, u64 nr_blocks)
+{
+	return 3 + bitset_blocks(cmd) + nr_bitmaps(nr_blocks);
+}
+
+/*
+ * The blocks that a fresh clone needs, and the shadows that will be needed at
+ * once: what cannot work is refused before anything has been written.
+ */
+static u64 blocks_to_format(struct dm_clone_metadata *cmd, u64 nr_blocks)
+{
+	return blocks_in_use(cmd, nr_blocks) +
+	       blocks_to_change_array(cmd, nr_blocks) + 3;
+}
+
+/*
+ * The blocks with which every commit is one transaction, whatever has changed:
+ * what is in use stays as it is until the superblock is written, and all of it,
+ * but for the superblock and the root of the counts, may have a shadow by then.
+ * The last array is still to find what has_room() asks for.
+ *
+ * This is what Documentation/dm-clone.rst recommends: two bits a region; the
+ * heads of the arrays and the nodes add 1.8 % at most.
+ */
+static u64 blocks_for_one_transaction(struct dm_clone_metadata *cmd, u64 nr_blocks)
+{
+	return 2 * blocks_in_use(cmd, nr_blocks) - 2 +
+	       blocks_to_change_array(cmd, nr_blocks);
+}
+
+/*
+ *---------------------------------------------------------------
  * Superblock
  *---------------------------------------------------------------
  */
@@ -560,6 +659,7 @@ static int __commit_transaction(struct dm_clone_metadata *cmd)
 
 	cmd->in_doubt = false;
 	cmd->sb = sb;
+	bitmap_zero(cmd->fresh, nr_arrays(cmd));
 	__update_block_counts(cmd);
 
 	return 0;
@@ -680,6 +780,7 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 		.value_type.size = sizeof(__le64),
 	};
 	cmd->bitset_root = le64_to_cpu(sb->bitset_root);
+	bitmap_zero(cmd->fresh, nr_arrays(cmd));
 	__update_block_counts(cmd);
 
 	return 0;
@@ -762,52 +863,50 @@ static DM_CLONE_VALIDATOR array_validator = {
 	.check = array_check,
 };
 
-static u32 nr_arrays(struct dm_clone_metadata *cmd)
-{
-	return DIV_ROUND_UP(cmd->nr_words, (u32)WORDS_PER_ARRAY);
-}
-
-/* The most levels the tree of arrays has: nodes are filled to a third, or more. */
-static unsigned int max_levels(struct dm_clone_metadata *cmd)
-{
-	unsigned int levels = 1;
-	u32 nr;
-
-	for (nr = nr_arrays(cmd); nr > 252; nr = DIV_ROUND_UP(nr, 84))
-		levels++;
-
-	return levels;
-}
-
-/*
- * Blocks that are to be free when an array is changed, on a device of
- * @nr_blocks: its shadow and those of the path to it; and for the space map the
- * index and as many of its bitmaps as may have to do with these.
- */
-static u64 blocks_to_change_array(struct dm_clone_metadata *cmd, u64 nr_blocks)
-{
-	unsigned int path = 1 + max_levels(cmd);
-	u64 bitmaps = DIV_ROUND_UP_ULL(nr_blocks, COUNTS_PER_BITMAP);
-
-	return path + 1 + min_t(u64, bitmaps, 2 * path + 1);
-}
-
-/* Take the dirty words of array @array into its block. */
-static void __take_words(struct dm_clone_metadata *cmd, struct region_map *map,
+/* Fill the block of array @array from the map: none of it is dirty any more. */
+static void __fill_array(struct dm_clone_metadata *cmd, struct region_map *map,
 			 u32 array, struct disk_array *d)
 {
 	u32 first = array * WORDS_PER_ARRAY;
-	u32 end = min_t(u32, first + WORDS_PER_ARRAY, cmd->nr_words);
+	u32 nr = min_t(u32, WORDS_PER_ARRAY, cmd->nr_words - first);
 	unsigned long i = first;
 
+	d->max_entries = cpu_to_le32(WORDS_PER_ARRAY);
+	d->nr_entries = cpu_to_le32(nr);
+	d->value_size = cpu_to_le32(sizeof(__le64));
+
 	write_seqlock_irq(&cmd->map_lock);
-	for_each_set_bit_from(i, map->dirty, end) {
-		d->words[i - first] = cpu_to_le64(map_word(map, i));
+	for_each_set_bit_from(i, map->dirty, first + nr) {
 		__clear_bit(i, map->dirty);
 		if (!map->dirty[BIT_WORD(i)])
 			__clear_bit(BIT_WORD(i), map->summary);
 	}
 	write_sequnlock_irq(&cmd->map_lock);
+
+	/* What is set meanwhile is marked too, and may be written twice. */
+	for (i = 0; i < nr; i++)
+		d->words[i] = cpu_to_le64(map_word(map, first + i));
+}
+
+/*
+ * Lock a block of zeroes for array @array, whose block is @old now.  That one
+ * isn't read, as all that it may hold is in the map.  If this transaction has
+ * written it then no superblock refers to it yet, and it's used again.
+ */
+static int __lock_new_array(struct dm_clone_metadata *cmd, u32 array, dm_block_t old,
+			    struct dm_block **b)
+{
+	dm_block_t new = old;
+	int r = 0;
+
+	if (!test_bit(array, cmd->fresh)) {
+		/* It stays what it is until the transaction is committed. */
+		r = dm_sm_dec_block(cmd->sm, old);
+		if (!r)
+			r = dm_sm_new_block(cmd->sm, &new);
+	}
+
+	return r ?: dm_bm_write_lock_zero(cmd->bm, new, &array_validator, b);
 }
 
 static int __write_array(struct dm_clone_metadata *cmd, struct region_map *map,
@@ -817,20 +916,21 @@ static int __write_array(struct dm_clone_metadata *cmd, struct region_map *map,
 	struct dm_block *b;
 	u64 key = array;
 	__le64 value;
-	int r, inc;
+	int r;
 
 	r = dm_btree_lookup(&cmd->arrays_info, cmd->bitset_root, &key, &value);
 	if (r)
 		return r;
 
 	old = le64_to_cpu(value);
-	r = dm_tm_shadow_block(cmd->tm, old, &array_validator, &b, &inc);
+	r = __lock_new_array(cmd, array, old, &b);
 	if (r)
 		return r;
 
-	__take_words(cmd, map, array, dm_block_data(b));
+	__fill_array(cmd, map, array, dm_block_data(b));
 	new = dm_block_location(b);
-	dm_tm_unlock(cmd->tm, b);
+	dm_bm_unlock(b);
+	__set_bit(array, cmd->fresh);
 
 	if (new == old)
 		return 0;
@@ -879,32 +979,66 @@ static void set_changed(struct dm_clone_metadata *cmd, bool changed)
 	write_sequnlock_irq(&cmd->map_lock);
 }
 
+/* The first array at or after @from with dirty words, or the number of arrays. */
+static u32 __next_dirty_array(struct dm_clone_metadata *cmd, struct region_map *map,
+			      u32 from)
+{
+	u32 index = __next_dirty_word(cmd, map, from * WORDS_PER_ARRAY);
+
+	return index < cmd->nr_words ? index / WORDS_PER_ARRAY : nr_arrays(cmd);
+}
+
+/*
+ * Move the cursor to the next array of the round with dirty words.  Returns how
+ * many are left of the round with that one; 0: it's over.
+ */
+static u32 __advance_round(struct dm_clone_metadata *cmd, struct region_map *map,
+			   u32 left)
+{
+	while (left) {
+		u32 array = __next_dirty_array(cmd, map, cmd->cursor);
+		u32 clean = min(array - cmd->cursor, left);
+
+		cmd->cursor += clean;
+		left -= clean;
+		if (cmd->cursor < nr_arrays(cmd))
+			break;
+		cmd->cursor = 0;
+	}
+
+	return left;
+}
+
+/*
+ * One round takes all words that were dirty when it began.  Some that have got
+ * dirty since may have to wait for the next one.
+ */
 static int __write_dirty_words(struct dm_clone_metadata *cmd, struct region_map *map)
 {
+	u32 left = cmd->round_left ?: nr_arrays(cmd);
 	bool written = false;
-	u32 index, array;
 	int r = 0;
 
-	cmd->has_more = false;
+	/* If it isn't committed another round has to begin. */
+	cmd->round_left = 0;
 	set_changed(cmd, false);
 
-	for (index = __next_dirty_word(cmd, map, 0); index < cmd->nr_words;
-	     index = __next_dirty_word(cmd, map, (array + 1) * WORDS_PER_ARRAY)) {
-		array = index / WORDS_PER_ARRAY;
-
+	while ((left = __advance_round(cmd, map, left))) {
 		if (!has_room(cmd)) {
-			cmd->has_more = written;
 			r = written ? 0 : -ENOSPC;
 			break;
 		}
 
-		r = __write_array(cmd, map, array);
+		r = __write_array(cmd, map, cmd->cursor);
 		if (r)
 			break;
 		written = true;
+		cmd->cursor++;
+		left--;
 	}
 
-	if (r || cmd->has_more)
+	cmd->commit_left = left;
+	if (r || __next_dirty_word(cmd, map, 0) < cmd->nr_words)
 		set_changed(cmd, true);
 
 	return r;
@@ -952,6 +1086,9 @@ int dm_clone_metadata_pre_commit(struct dm_clone_metadata *cmd)
 		__begin_commit(cmd);
 		r = __write_dirty_words(cmd, __map(cmd));
 	}
+	/* A round that breaks off says nothing of what the next call needs. */
+	if (r)
+		cmd->round_left = 0;
 	up_write(&cmd->lock);
 
 	return r;
@@ -971,6 +1108,7 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd)
 		else
 			__end_commit(cmd);
 	}
+	cmd->round_left = r ? 0 : cmd->commit_left;
 	up_write(&cmd->lock);
 
 	return r;
@@ -978,7 +1116,7 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd)
 
 bool dm_clone_metadata_has_more(struct dm_clone_metadata *cmd)
 {
-	return cmd->has_more;
+	return cmd->round_left;
 }
 
 /*
@@ -1093,22 +1231,6 @@ void dm_clone_release_bitmap(struct dm_clone_metadata *cmd)
  *---------------------------------------------------------------
  */
 
-/*
- * The blocks that a fresh clone needs, and the shadows that will be needed at
- * once: what cannot work is refused before anything has been written.
- */
-static u64 blocks_to_format(struct dm_clone_metadata *cmd, u64 nr_dev_blocks)
-{
-	u64 nodes = nr_arrays(cmd) / 84 + max_levels(cmd);
-	u64 bitmaps = DIV_ROUND_UP_ULL(min_t(u64, nr_dev_blocks,
-					     DM_SM_METADATA_MAX_BLOCKS),
-				       COUNTS_PER_BITMAP);
-
-	/* Superblock, root of the reference counts, index of the bitmaps. */
-	return 3 + nr_arrays(cmd) + nodes + bitmaps +
-	       blocks_to_change_array(cmd, nr_dev_blocks) + 3;
-}
-
 static int __create_bitset(struct dm_clone_metadata *cmd)
 {
 	struct dm_disk_bitset info;
@@ -1199,6 +1321,13 @@ static int __open_or_format(struct dm_clone_metadata *cmd, bool may_be_formatted
 	return r;
 }
 
+static void free_metadata(struct dm_clone_metadata *cmd)
+{
+	kvfree(cmd->fresh);
+	free_map(__map(cmd));
+	kfree(cmd);
+}
+
 static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 						sector_t target_size,
 						sector_t region_size)
@@ -1218,13 +1347,24 @@ static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 	init_rwsem(&cmd->lock);
 
 	map = alloc_map(cmd->nr_words);
-	if (!map) {
-		kfree(cmd);
+	RCU_INIT_POINTER(cmd->map, map);
+	cmd->fresh = kvcalloc(BITS_TO_LONGS(nr_arrays(cmd)), sizeof(long), GFP_KERNEL);
+	if (!map || !cmd->fresh) {
+		free_metadata(cmd);
 		return NULL;
 	}
-	RCU_INIT_POINTER(cmd->map, map);
 
 	return cmd;
+}
+
+static void warn_if_small(struct dm_clone_metadata *cmd)
+{
+	u64 nr = metadata_blocks_of(cmd->bdev);
+	u64 enough = blocks_for_one_transaction(cmd, nr);
+
+	if (nr < enough)
+		DMINFO("%pg: metadata device has %llu blocks; with %llu no commit is split",
+		       cmd->bdev, (unsigned long long)nr, (unsigned long long)enough);
 }
 
 struct dm_clone_metadata *
@@ -1259,10 +1399,10 @@ dm_clone_metadata_open(struct block_device *bdev, sector_t target_size,
 		goto bad;
 	}
 
+	warn_if_small(cmd);
 	return cmd;
 bad:
-	free_map(__map(cmd));
-	kfree(cmd);
+	free_metadata(cmd);
 	return ERR_PTR(r);
 }
 
@@ -1281,6 +1421,5 @@ void dm_clone_metadata_close(struct dm_clone_metadata *cmd)
 {
 	__destroy_transaction(cmd);
 	dm_block_manager_destroy(cmd->bm);
-	free_map(__map(cmd));
-	kfree(cmd);
+	free_metadata(cmd);
 }

@@ -540,19 +540,32 @@ static int commit_once(struct clone *clone)
 
 /*
  * A metadata device that's short of room takes the changes in several
- * transactions: the blocks that one has replaced are free for the next.  One that
- * was left open has nothing of what has changed since.
+ * transactions: the blocks that one has replaced are free for the next.
  */
-static int __commit_metadata(struct clone *clone)
+static int commit_round(struct clone *clone)
 {
-	bool was_open;
 	int r;
 
 	do {
-		was_open = clone->store->pre_committed;
 		r = commit_once(clone);
-	} while (!r && (dm_clone_metadata_has_more(clone->cmd) ||
-			(was_open && dm_clone_changed_this_transaction(clone->cmd))));
+	} while (!r && dm_clone_metadata_has_more(clone->cmd));
+
+	return r;
+}
+
+/* What changes from here on need not be in it; somebody else has to see to it. */
+static int __commit_metadata(struct clone *clone)
+{
+	bool was_open = clone->store->pre_committed;
+	int r;
+
+	/* A round that was left open has not all of what has changed since. */
+	r = commit_round(clone);
+	if (!r && was_open && dm_clone_changed_this_transaction(clone->cmd))
+		r = commit_round(clone);
+
+	if (!r && dm_clone_changed_this_transaction(clone->cmd))
+		queue_delayed_work(clone->wq_commit, &clone->commit_work, COMMIT_PERIOD);
 
 	return r;
 }

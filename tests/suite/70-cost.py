@@ -3,9 +3,10 @@
 
 import mmap
 import os
+import re
 import time
 
-from lib import disks, metadata
+from lib import disks, kmsg, metadata
 from lib.blk import MIB, SOURCE, Block
 from lib.errors import Failure
 from lib.framework import test
@@ -532,3 +533,132 @@ def _(t):
         raise Failure(f"{trace.bios[:5]}")
     if clone.get(0) != [SOURCE]:
         raise Failure("it does not even work")
+
+
+# Bitsets of many blocks
+
+
+ARRAY = 32576                               # regions whose bits are in one block
+
+
+class Large:
+    """A clone of several array blocks, over devices without content."""
+
+    def __init__(self, t, arrays):
+        self.t, self.arrays = t, arrays
+        self.size = arrays * ARRAY * 8
+        self.zero = t.mapped([(0, self.size, "zero", "")])
+        self.dest = t.mapped([(0, self.size, "zero", "")])
+
+    def _table(self, meta):
+        return [(0, self.size, "clone",
+                 f"{meta.number} {self.dest.number} {self.zero.number} 8 1 no_hydration")]
+
+    def activate(self, meta):
+        self.meta = meta
+        self.device = self.t.mapped(self._table(meta))
+        return self
+
+    def least_blocks(self):
+        """What is needed at least, as a refusal tells."""
+        device, log = self.t.unready(), kmsg.Log()
+        meta = self.t.metadata(64)
+        self.t.fails(lambda: device.load(self._table(meta)), what="a small device")
+        return int(re.search(r"(\d+) are needed", "".join(log.read()))[1])
+
+    def put(self, block, array, region=0):
+        block.put((array * ARRAY + region) * 8, 8, 20)
+
+    def commits(self, trace):
+        return len(trace.commits(self.meta.number))
+
+
+@test("the least metadata that's accepted, low words dirtied anew with each transaction: a "
+      "flush takes no more of them than there are blocks to write", limit=120,
+      ours="it runs out of room")
+def _(t):
+    arrays = 40
+    large = Large(t, arrays)
+    meta = t.add_disk(disks.Cache(t.name("cache"), t.metadata(large.least_blocks() * 8)))
+    large.activate(meta)
+    commits = 0
+    with Block(large.device.path) as block:
+        for array in range(arrays):
+            large.put(block, array)
+        meta.hold_some(superblock=True)
+        flush = t.background(block.flush)
+        while True:
+            t.until(lambda: meta.waiting or flush.done, "a superblock on its way")
+            if flush.done:
+                break
+            commits += 1
+            # It may have to wait for the end of a commit by the clock.
+            if commits > 2 * arrays + 1:
+                meta.hold_some()
+                raise Failure(f"{commits} commits, and the flush still waits")
+            for array in range(arrays // 2):
+                large.put(block, array, commits)
+            meta.hold_some(superblock=True)     # this one goes on, the next does not
+        meta.hold_some()
+        flush.wait(10, "a flush")
+    t.note(f"{commits} commits")
+
+
+@test("the recommended metadata: a commit of everything is one transaction", limit=120,
+      ours="its size is another")
+def _(t):
+    arrays = 40
+    regions = arrays * ARRAY
+    large = Large(t, arrays)
+    log = kmsg.Log()
+    large.activate(t.metadata(large.least_blocks() * 8))
+    enough = int(re.search(r"with (\d+) no commit", "".join(log.read()))[1])
+    if enough * 4096 > regions * 0.26 + (4 << 20):
+        raise Failure(f"{enough} blocks are needed, the guide says less")
+    large.device.remove()
+
+    large.activate(t.metadata(enough * 8))
+    if "no commit is" in "".join(log.read()):
+        raise Failure(f"{enough} blocks are too few now")
+    with Block(large.device.path) as block:
+        for region in range(3):
+            for array in range(arrays):
+                large.put(block, array, region)
+            with t.trace(large.meta) as trace:
+                block.flush()
+            # The clock may have come first, or come in between.
+            if large.commits(trace) > 2:
+                raise Failure(f"{large.commits(trace)} commits for a flush")
+
+
+@test("a commit of changes all over the bitset reads no part of the bitset", limit=120,
+      ours="it reads what it changes")
+def _(t):
+    arrays = 100
+    cache = "/sys/module/dm_bufio/parameters/max_cache_size_bytes"
+    large = Large(t, arrays)
+    with open(cache, encoding="ascii") as f:
+        before = f.read()
+    try:
+        with open(cache, "w", encoding="ascii") as f:
+            f.write("65536")
+        large.activate(t.metadata())
+        with Block(large.device.path) as block:
+            for region in range(3):
+                for array in range(arrays):
+                    large.put(block, array, region)
+                with t.trace(large.meta) as trace:
+                    block.flush()
+                reads = len(trace.of(large.meta.number, "R"))
+                writes = len(trace.writes(large.meta.number))
+                t.note(f"{reads} reads, {writes} writes")
+                if reads > arrays // 4:
+                    raise Failure(f"{reads} reads, {writes} writes for {arrays} blocks")
+    finally:
+        with open(cache, "w", encoding="ascii") as f:
+            f.write(before)
+    large.device.remove()
+    bits = metadata.read(large.meta.block).bitmap(large.meta.block, arrays * ARRAY)
+    if metadata.weight(bits, arrays * ARRAY) != 3 * arrays:
+        raise Failure("the bits on disk are not the regions written")
+    metadata.check(large.meta.image())
