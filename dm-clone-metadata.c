@@ -1058,6 +1058,28 @@ static void __end_commit(struct dm_clone_metadata *cmd)
 	WRITE_ONCE(cmd->commit_seq, (cmd->commit_seq | 1) + 1);
 }
 
+/*
+ * Take the blocks that the metadata device has more than when it was formatted.
+ * The space map needs new bitmaps for them and puts these into the new room,
+ * with the next superblock.
+ */
+static int __use_added_blocks(struct dm_clone_metadata *cmd)
+{
+	dm_block_t dev = min_t(u64, metadata_blocks_of(cmd->bdev),
+			       DM_SM_METADATA_MAX_BLOCKS);
+	dm_block_t nr;
+	int r;
+
+	r = dm_sm_get_nr_blocks(cmd->sm, &nr);
+	if (r || dev <= nr)
+		return r;
+
+	DMINFO("%pg: metadata device has grown from %llu to %llu blocks", cmd->bdev,
+	       (unsigned long long)nr, (unsigned long long)dev);
+
+	return dm_sm_extend(cmd->sm, dev - nr);
+}
+
 static int __usable(struct dm_clone_metadata *cmd)
 {
 	lockdep_assert_held_write(&cmd->lock);
@@ -1082,6 +1104,8 @@ int dm_clone_metadata_pre_commit(struct dm_clone_metadata *cmd)
 	r = __usable(cmd);
 	if (!r)
 		r = __settle_superblock(cmd);
+	if (!r)
+		r = __use_added_blocks(cmd);
 	if (!r && __map(cmd)) {
 		__begin_commit(cmd);
 		r = __write_dirty_words(cmd, __map(cmd));

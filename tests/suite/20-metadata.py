@@ -332,6 +332,32 @@ def _(t):
         raise Failure(clone.status().text)
 
 
+@test("a metadata device that has grown is used in its new size after the next activation",
+      ours="it stays as it is")
+def _(t):
+    meta = t.metadata(4 * MIB)
+    meta.shrink_to(512)
+    clone = t.idle_clone(meta=meta)
+    clone.put(0, 64)
+    clone.deactivate()
+    for sectors in 1024, 6000, 4 * MIB:       # the last ones need more bitmaps
+        if sectors < meta.sectors:
+            meta.shrink_to(sectors)
+        else:
+            meta.heal()
+        clone.activate()
+        clone.put(8 * t.rng.randrange(clone.regions), 8)
+        clone.flush()
+        if clone.status().total != sectors // 8:
+            raise Failure(clone.status().text)
+        clone.put(8 * t.rng.randrange(clone.regions), 8)
+        clone.reactivate()
+        clone.check()
+        clone.deactivate()
+        metadata.check(meta.block.read(0, sectors))
+        clone.check_left_behind()
+
+
 @test("a metadata device over 16 GiB is used, with a warning")
 def _(t):
     size = 17 * 1024 * MIB
