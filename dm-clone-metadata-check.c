@@ -9,8 +9,12 @@
  * get to see them when it reads them itself.
  *
  * What is accepted is what the library writes for a clone: a tree in which each
- * block is referred to once, and counted once.  Counts of two and more are for
- * snapshots; a clone has none.
+ * block is referred to once, and counted.  It's counted once as a rule.  Larger
+ * counts are for snapshots, which a clone has none of: such a block never gets
+ * free, nor does one that is counted and not referred to.  That's no harm to
+ * anything else.
+ *
+ * Errors: -EIO if a block cannot be read, -EUCLEAN if it's not as it should be.
  */
 
 #define DM_MSG_PREFIX "clone metadata"
@@ -29,6 +33,8 @@ struct checker {
 	struct dm_block_manager *bm;
 	u64 nr_blocks;			/* that the space map speaks of */
 	u64 nr_allocated;		/* according to its bitmaps */
+	u64 nr_many;			/* that have more than two references there */
+	u64 nr_leaked;			/* counted more often than referred to */
 	u64 bitmaps[MAX_BITMAPS];	/* where they are */
 	unsigned long *seen;		/* blocks that something refers to */
 	unsigned int leaf_depth;	/* of the tree at hand; 0: not known yet */
@@ -49,10 +55,13 @@ struct tree {
 	int (*value)(struct checker *c, u64 key, const void *value);
 };
 
+/* A count in a bitmap: the number of references, or that it's in the tree. */
+#define MANY_REFERENCES	3
+
 static int damaged(u64 block, const char *what)
 {
 	DMERR("metadata block %llu: %s", (unsigned long long)block, what);
-	return -EILSEQ;
+	return -EUCLEAN;
 }
 
 /*----------------------------------------------------------------*/
@@ -67,8 +76,10 @@ static int read_block(struct checker *c, u64 b, u32 csum_xor,
 		return damaged(b, "reference beyond the end of the metadata");
 
 	r = dm_bm_read_lock(c->bm, b, NULL, block);
-	if (r)
-		return r;
+	if (r) {
+		DMERR("metadata block %llu: cannot be read: %d", (unsigned long long)b, r);
+		return r == -ENOMEM ? r : -EIO;
+	}
 
 	data = dm_block_data(*block);
 	if (dm_bm_checksum(data + 1, BLOCK_SIZE_BYTES - sizeof(*data), csum_xor) ==
@@ -87,8 +98,8 @@ static unsigned int count_of(const struct disk_bitmap *d, unsigned int i)
 	return (bits & 1) << 1 | (bits & 2) >> 1;
 }
 
-/* Is @b in use, once, according to the space map? */
-static int check_allocated(struct checker *c, u64 b)
+/* The count of @b in the space map's bitmap, or an error. */
+static int read_count(struct checker *c, u64 b)
 {
 	u64 bitmap = c->bitmaps[b / COUNTS_PER_BITMAP];
 	struct dm_block *block;
@@ -102,7 +113,17 @@ static int check_allocated(struct checker *c, u64 b)
 	count = count_of(dm_block_data(block), b % COUNTS_PER_BITMAP);
 	dm_bm_unlock(block);
 
-	return count == 1 ? 0 : damaged(b, "in use, but not so in the space map");
+	return count;
+}
+
+static int check_allocated(struct checker *c, u64 b)
+{
+	int count = read_count(c, b);
+
+	if (count < 0)
+		return count;
+
+	return count ? 0 : damaged(b, "in use, but not so in the space map");
 }
 
 /* Something refers to @b.  Nothing else may. */
@@ -219,9 +240,18 @@ static int check_tree(struct checker *c, const struct tree *tree, u64 root)
 
 /*----------------------------------------------------------------*/
 
+/* The keys ascend: if all of them are right then their number tells of others. */
 static int check_ref_count(struct checker *c, u64 key, const void *value)
 {
-	return damaged(key, "counted more than twice");
+	int count = read_count(c, key);
+
+	if (count < 0)
+		return count;
+	if (count != MANY_REFERENCES || le32_to_cpup(value) < MANY_REFERENCES)
+		return damaged(key, "counted in two different ways");
+
+	c->nr_many--;
+	return 0;
 }
 
 static int check_space_map_index(struct checker *c, u64 root)
@@ -254,6 +284,8 @@ static int check_bitmap_summary(struct checker *c, u64 b, u64 first_block, u32 n
 	for (i = 0; i < COUNTS_PER_BITMAP; i++) {
 		if (count_of(d, i) && first_block + i >= c->nr_blocks)
 			return damaged(b, "space map bitmap with blocks beyond the end in use");
+		if (count_of(d, i) == MANY_REFERENCES)
+			c->nr_many++;
 		if (count_of(d, i))
 			nr_used++;
 		else if (first_free == COUNTS_PER_BITMAP)
@@ -307,16 +339,16 @@ static int check_space_map_root(struct checker *c, const struct disk_space_map *
 	u64 nr_blocks = le64_to_cpu(root->nr_blocks);
 
 	if (nr_blocks > DM_SM_METADATA_MAX_BLOCKS || !nr_blocks) {
-		DMERR("space map of %llu metadata blocks: cannot be",
+		DMERR("space map claims %llu blocks, that is impossible",
 		      (unsigned long long)nr_blocks);
-		return -EILSEQ;
+		return -EUCLEAN;
 	}
 
 	if (nr_blocks > nr_dev_blocks) {
 		DMERR("metadata device has %llu metadata blocks, its metadata speaks of %llu",
 		      (unsigned long long)nr_dev_blocks,
 		      (unsigned long long)nr_blocks);
-		return -EILSEQ;
+		return -EUCLEAN;
 	}
 
 	c->nr_blocks = nr_blocks;
@@ -325,9 +357,9 @@ static int check_space_map_root(struct checker *c, const struct disk_space_map *
 
 static int check_space_map(struct checker *c, const struct disk_space_map *root)
 {
-	static const struct tree ref_counts = {
+	const struct tree ref_counts = {
 		.value_size = sizeof(__le32),
-		.max_key = DM_SM_METADATA_MAX_BLOCKS,
+		.max_key = c->nr_blocks - 1,
 		.value = check_ref_count,
 	};
 	u64 i, nr = DIV_ROUND_UP_ULL(c->nr_blocks, COUNTS_PER_BITMAP);
@@ -344,7 +376,7 @@ static int check_space_map(struct checker *c, const struct disk_space_map *root)
 		DMERR("space map says %llu blocks are in use, its bitmaps say %llu",
 		      (unsigned long long)le64_to_cpu(root->nr_allocated),
 		      (unsigned long long)c->nr_allocated);
-		return -EILSEQ;
+		return -EUCLEAN;
 	}
 
 	/* Block 0 is the superblock; no other block may point there. */
@@ -356,7 +388,37 @@ static int check_space_map(struct checker *c, const struct disk_space_map *root)
 	if (r)
 		return r;
 
-	return check_tree(c, &ref_counts, le64_to_cpu(root->ref_count_root));
+	r = check_tree(c, &ref_counts, le64_to_cpu(root->ref_count_root));
+	if (!r && c->nr_many)
+		return damaged(le64_to_cpu(root->ref_count_root),
+			       "space map without some of its large counts");
+
+	return r;
+}
+
+/* Once all references are known. */
+static int count_leaks(struct checker *c)
+{
+	unsigned int i, nr = DIV_ROUND_UP_ULL(c->nr_blocks, COUNTS_PER_BITMAP);
+	struct dm_block *block;
+	u64 b = 0, end;
+	int r;
+
+	for (i = 0; i < nr; i++) {
+		r = read_block(c, c->bitmaps[i], BITMAP_CSUM_XOR, &block);
+		if (r)
+			return r;
+
+		end = min(c->nr_blocks, b + COUNTS_PER_BITMAP);
+		for (; b < end; b++)
+			if (count_of(dm_block_data(block), b % COUNTS_PER_BITMAP) >
+			    (test_bit(b, c->seen) ? 1 : 0))
+				c->nr_leaked++;
+		dm_bm_unlock(block);
+		cond_resched();
+	}
+
+	return 0;
 }
 
 /*----------------------------------------------------------------*/
@@ -425,7 +487,7 @@ static int check_bitset(struct checker *c, u64 root)
 
 int dm_clone_check_metadata(struct dm_block_manager *bm, u64 nr_dev_blocks,
 			    const void *sm_root, u64 bitset_root, u32 nr_words,
-			    dm_clone_word_fn fn, void *context)
+			    dm_clone_word_fn fn, void *context, u64 *nr_leaked)
 {
 	struct disk_space_map root;
 	struct checker *c;
@@ -454,6 +516,9 @@ int dm_clone_check_metadata(struct dm_block_manager *bm, u64 nr_dev_blocks,
 	r = check_space_map(c, &root);
 	if (!r)
 		r = check_bitset(c, bitset_root);
+	if (!r)
+		r = count_leaks(c);
+	*nr_leaked = c->nr_leaked;
 out:
 	kvfree(c->seen);
 	kvfree(c);

@@ -32,13 +32,15 @@ typedef void (*dm_clone_word_fn)(void *context, u32 index, u64 word);
  * @sm_root: the root of the metadata space map, as in the superblock
  * @bitset_root: the root block of the bitset
  * @nr_words: the number of 64-bit words that the bitset must have
+ * @nr_leaked: is set to the number of blocks that the space map counts more
+ *	references to than there are: they are lost, that's all
  *
- * Sleeps, and writes nothing.  Returns 0, -ENOMEM, the error of a read, or
- * -EILSEQ with the reason in the kernel log; in these cases @fn may have been
- * called for some of the words.
+ * Sleeps, and writes nothing.  Returns 0, -ENOMEM, -EIO if a block cannot be
+ * read, or -EUCLEAN if one isn't what it should be, with the reason in the
+ * kernel log; in these cases @fn may have been called for some of the words.
  */
 int dm_clone_check_metadata(struct dm_block_manager *bm, u64 nr_dev_blocks,
 			    const void *sm_root, u64 bitset_root, u32 nr_words,
-			    dm_clone_word_fn fn, void *context);
+			    dm_clone_word_fn fn, void *context, u64 *nr_leaked);
 
 #endif /* DM_CLONE_METADATA_CHECK_H */

@@ -107,8 +107,9 @@ struct dm_clone_metadata {
 	struct dm_btree_info arrays_info;	/* the tree of array blocks */
 	dm_block_t bitset_root;
 	bool read_only;
-	bool is_new;		/* these two are constant once it's open */
+	bool is_new;		/* these are constant once it's open */
 	bool found_dest_zeroed;
+	bool leaks_told;
 
 	/* What the transaction builds on, and whether a crash may not leave that. */
 	struct superblock_disk sb;
@@ -518,20 +519,20 @@ static int sb_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_size
 	if (le64_to_cpu(sb->magic) != SUPERBLOCK_MAGIC) {
 		DMERR("superblock: magic number is %llx, not %x: not the metadata of a clone",
 		      (unsigned long long)le64_to_cpu(sb->magic), SUPERBLOCK_MAGIC);
-		return -EILSEQ;
+		return -EINVAL;
 	}
 
 	if (sb->csum != superblock_csum(b, block_size)) {
 		DMERR("superblock: checksum is %x, should be %x",
 		      le32_to_cpu(sb->csum),
 		      le32_to_cpu(superblock_csum(b, block_size)));
-		return -EILSEQ;
+		return -EUCLEAN;
 	}
 
 	if (le64_to_cpu(sb->blocknr) != dm_block_location(b)) {
 		DMERR("superblock: says that it belongs to block %llu",
 		      (unsigned long long)le64_to_cpu(sb->blocknr));
-		return -EILSEQ;
+		return -EUCLEAN;
 	}
 
 	return 0;
@@ -551,7 +552,7 @@ static int superblock_is_all_zeroes(struct dm_block_manager *bm, bool *result)
 	/* No validator: it'd reject what is yet to be formatted. */
 	r = dm_bm_read_lock(bm, SUPERBLOCK_LOCATION, NULL, &b);
 	if (r)
-		return r;
+		return r == -ENOMEM ? r : -EIO;
 
 	*result = !memchr_inv(dm_block_data(b), 0, BLOCK_SIZE_BYTES);
 	dm_bm_unlock(b);
@@ -743,11 +744,21 @@ static int __read_superblock(struct dm_clone_metadata *cmd,
 	return check_superblock_matches(cmd, sb, error);
 }
 
+/* Once, not each time that the metadata is read again. */
+static void tell_leaks(struct dm_clone_metadata *cmd, u64 nr)
+{
+	if (nr && !cmd->leaks_told)
+		DMWARN("%pg: space map counts %llu blocks more often than they are in use: lost",
+		       cmd->bdev, (unsigned long long)nr);
+	cmd->leaks_told = true;
+}
+
 /* Begin a transaction on what the disk holds; @fn gets the bitset's words. */
 static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn,
 			      char **error)
 {
 	struct superblock_disk *sb = &cmd->sb;
+	u64 nr_leaked;
 	int r;
 
 	r = __read_superblock(cmd, sb, error);
@@ -758,11 +769,12 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 	r = dm_clone_check_metadata(cmd->bm, metadata_blocks_of(cmd->bdev),
 				    sb->metadata_space_map_root,
 				    le64_to_cpu(sb->bitset_root), cmd->nr_words,
-				    fn, cmd);
+				    fn, cmd, &nr_leaked);
 	if (r) {
 		DMERR("%pg: failed to check the metadata: %d", cmd->bdev, r);
 		return r;
 	}
+	tell_leaks(cmd, nr_leaked);
 
 	r = dm_tm_open_with_sm(cmd->bm, SUPERBLOCK_LOCATION,
 			       sb->metadata_space_map_root, SPACE_MAP_ROOT_SIZE,
@@ -771,7 +783,8 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 		DMERR("%pg: failed to open the transaction manager: %d",
 		      cmd->bdev, r);
 		cmd->tm = NULL;
-		return r;
+		/* What the library calls damage reads as something else. */
+		return r == -EILSEQ || r == -ENOTBLK ? -EUCLEAN : r;
 	}
 
 	cmd->arrays_info = (struct dm_btree_info) {
@@ -854,7 +867,7 @@ static int array_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_s
 
 	DMERR_LIMIT("metadata block %llu: part of the bitset is damaged",
 		    (unsigned long long)dm_block_location(b));
-	return -EILSEQ;
+	return -EUCLEAN;
 }
 
 static DM_CLONE_VALIDATOR array_validator = {

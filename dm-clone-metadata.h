@@ -57,6 +57,9 @@ struct dm_clone_metadata;
  * been written.  The device is flushed first, so that what is read is what a
  * crash leaves.
  *
+ * -EINVAL: no metadata of a clone, or of another one; -EUCLEAN: damaged; -EIO:
+ * cannot be read, or written.
+ *
  * On failure returns an ERR_PTR() and points *@error at a short phrase (static
  * storage) that says what is wrong; the kernel log has the details.
  */

@@ -23,12 +23,15 @@ def good_metadata(t, region=8, size=4 * MIB):
     return clone
 
 
-def must_refuse(t, clone, naming=(), what="this metadata"):
+NO_CLONE, DAMAGED = errno.EINVAL, errno.EUCLEAN
+
+
+def must_refuse(t, clone, naming=(), what="this metadata", error=NO_CLONE):
     """Activation fails, says why, and has not written a byte."""
     before = clone.meta.image()
     log = kmsg.Log()
     with t.trace(clone.meta) as trace:
-        t.fails(clone.activate, what=what)
+        t.fails(clone.activate, *([] if t.peer else [error]), what=what)
     if trace.writes(clone.meta.number):
         raise Failure(f"{what}: refused, but written to: {trace.writes(clone.meta.number)}")
     if clone.meta.image() != before:
@@ -156,7 +159,8 @@ def _(t):
         bad = bytearray(good)
         bad[offset] ^= 1 << t.rng.randrange(8)
         clone.meta.block.write(0, bytes(bad))
-        must_refuse(t, clone, ["superblock"], f"a bit flipped in byte {offset}")
+        must_refuse(t, clone, ["superblock"], f"a bit flipped in byte {offset}",
+                    NO_CLONE if offset in range(32, 40) else DAMAGED)
     clone.meta.block.write(0, good)
     clone.activate()
     clone.check()
@@ -176,7 +180,7 @@ def _(t):
 def _(t):
     clone = good_metadata(t)
     change_superblock(clone, blocknr=1)
-    must_refuse(t, clone, ["superblock"])
+    must_refuse(t, clone, ["superblock"], error=DAMAGED)
 
 
 @test("another region size than the recorded is refused, and both are named")
@@ -210,7 +214,7 @@ def _(t):
     bad = bytearray(good)
     bad[100] ^= 1
     clone.meta.block.write(sb.root * 8, bytes(bad))
-    must_refuse(t, clone, [], "a damaged bitset")
+    must_refuse(t, clone, [], "a damaged bitset", DAMAGED)
     clone.meta.block.write(sb.root * 8, good)
     clone.activate()
     clone.check()
@@ -222,8 +226,52 @@ def _(t):
     right = metadata.read(clone.meta.block).root
     for root in clone.meta.sectors // 8, 1 << 40, 0:
         change_superblock(clone, root=root)
-        must_refuse(t, clone, [], f"root {root}")
+        must_refuse(t, clone, [], f"root {root}", DAMAGED)
     change_superblock(clone, root=right)
+    clone.activate()
+    clone.check()
+
+
+def set_count(clone, number, count):
+    """Changes what the space map counts of a block that it has in use."""
+    index, bitmaps = int.from_bytes(metadata.read(clone.meta.block).space_map[16:24], "little"), 16
+    bitmap = int.from_bytes(clone.meta.block.read(index * 8, 8)[bitmaps:bitmaps + 8], "little")
+    data = bytearray(clone.meta.block.read(bitmap * 8, 8))
+    shift = 2 * (number % 4)                    # of the two bits the higher comes first
+    data[16 + number // 4] &= ~(3 << shift) & 0xff
+    data[16 + number // 4] |= (count >> 1 | (count & 1) << 1) << shift
+    data[:4] = (crc32c(bytes(data[4:])) ^ 240779).to_bytes(4, "little")
+    clone.meta.block.write(bitmap * 8, bytes(data))
+
+
+@test("blocks that the space map counts too often are lost, which is said once; "
+      "counts that are too low are refused", ours="it does not look")
+def _(t):
+    clone = good_metadata(t)
+    sb = metadata.read(clone.meta.block)
+    index = int.from_bytes(sb.space_map[16:24], "little")
+    for number in 0, index, sb.root:
+        set_count(clone, number, 2)
+    log = kmsg.Log()
+    clone.activate()
+    said = [line for line in log.read() if "more often" in line]
+    if len(said) != 1 or " 3 blocks" not in said[0]:
+        raise Failure(f"it said: {said}")
+    for region in range(20, 60):
+        clone.put(8 * region, 8)
+        if not region % 4:
+            clone.flush()
+    if clone.mode() != "rw":
+        raise Failure(clone.status().text)
+    clone.reactivate()
+    clone.check()
+    clone.deactivate()
+    clone.check_left_behind()
+
+    for number, count in (metadata.read(clone.meta.block).root, 0), (0, 3):
+        set_count(clone, number, count)         # the latter without an entry in the tree
+        must_refuse(t, clone, [], f"a count of {count}", DAMAGED)
+        set_count(clone, number, 1)
     clone.activate()
     clone.check()
 
@@ -257,8 +305,11 @@ def _(t):
 @test("metadata that is read fails: activation fails, and works again later")
 def _(t):
     clone = good_metadata(t)
+    root = metadata.read(clone.meta.block).root
     clone.meta.fail()
-    t.fails(clone.activate)
+    t.fails(clone.activate, errno.EIO)
+    clone.meta.fail_range(root * 8, 8)
+    t.fails(clone.activate, errno.EIO, what="a part that cannot be read")
     clone.meta.heal()
     clone.activate()
     clone.check()

@@ -86,6 +86,7 @@
 
 /* Reference counts as they are kept here. */
 #define COUNT_MANY		3u	/* or more: it is in the tree */
+#define COUNT_LARGE		4u	/* and found there */
 #define COUNT_UNKNOWN		255u
 
 struct walk {
@@ -549,14 +550,18 @@ static void read_counts(struct walk *w, uint64_t b, uint64_t first,
 		problem(w, CLONE_MD_DAMAGED, b, "space map overlooks a free block");
 }
 
-/*
- * A value of the tree of large reference counts: no block of a clone has more
- * than one reference.
- */
+/* A value of the tree of large reference counts: the bitmaps say the same. */
 static void read_large_count(struct walk *w, uint64_t key, const uint8_t *value)
 {
-	problem(w, CLONE_MD_DAMAGED, key, "space map has %u references", get_le32(value));
-	w->counts[key] = COUNT_UNKNOWN;
+	uint32_t count = get_le32(value);
+
+	if (w->counts[key] == COUNT_MANY && count >= COUNT_MANY) {
+		w->counts[key] = COUNT_LARGE;
+	} else if (w->counts[key] != COUNT_UNKNOWN) {
+		problem(w, CLONE_MD_DAMAGED, key, "space map has a large count of %u, and %u",
+			count, w->counts[key]);
+		w->counts[key] = COUNT_UNKNOWN;
+	}
 }
 
 static void walk_space_map(struct walk *w)
@@ -600,7 +605,9 @@ static void compare_count(struct walk *w, uint64_t b)
 	else if (w->referenced[b] && !count)
 		problem(w, CLONE_MD_UNPROTECTED, b, "in use, but free in the space map");
 	else if (w->referenced[b] && count > 1)
-		problem(w, CLONE_MD_DAMAGED, b, "one reference, but space map has %u", count);
+		problem(w, CLONE_MD_LEAKED, b, "one reference, but space map has %u%s",
+			count < COUNT_MANY ? count : COUNT_MANY,
+			count < COUNT_MANY ? "" : " or more");
 	else if (!w->referenced[b] && count)
 		problem(w, CLONE_MD_LEAKED, b, "free, but in use in the space map");
 }

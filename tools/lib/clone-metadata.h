@@ -73,7 +73,7 @@ enum clone_md_problem {
 	CLONE_MD_DAMAGED,
 	/* a block is in use, but free in the space map: it would be overwritten */
 	CLONE_MD_UNPROTECTED,
-	/* a block is free, but in use in the space map: it is lost, that's all */
+	/* a block has fewer references than in the space map: it is lost, that's all */
 	CLONE_MD_LEAKED,
 	/* bits that belong to no region are set */
 	CLONE_MD_UNTIDY,
