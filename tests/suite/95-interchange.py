@@ -139,12 +139,14 @@ def _(t, size, first):
       ours="it takes both")
 def _(t):
     with interchange(t) as change:
-        meta = t.metadata(400 * MIB)            # of several bitmaps
+        meta = t.metadata(70 * MIB)             # which takes two bitmaps
         meta.shrink_to(512)
+        meta.sectors, full = 512, meta.sectors
         clone = t.idle_clone(meta=meta, active=False)
         for number, who in enumerate(("peer", "ours", "peer", "ours", "peer")):
             change(who)
             if number == 1:
+                meta.sectors = full
                 meta.heal()
             turn(clone, who, (number + 1) / 5)
         sb = metadata.read(meta.block)
