@@ -271,7 +271,8 @@ struct clone_store {
 
 	/*
 	 * A region that counts as unhydrated may have been written to, in this
-	 * activation (a copy or an overwrite has failed) or in an earlier one.
+	 * activation (a copy or an overwrite has failed) or in an earlier one: if
+	 * that has ended well and knew of none, the metadata says so.
 	 */
 	bool spoilt;
 };
@@ -1560,7 +1561,8 @@ static struct clone_store *open_store(struct dm_target *ti, sector_t region_size
 		return ERR_PTR(r);
 	}
 
-	store->spoilt = !dm_clone_metadata_is_new(store->cmd);
+	store->spoilt = !dm_clone_metadata_is_new(store->cmd) &&
+			!dm_clone_metadata_found_dest_zeroed(store->cmd);
 	end_busy(store, false);
 
 	return store;
@@ -2275,6 +2277,46 @@ static void clone_presuspend_undo(struct dm_target *ti)
 	start_hydration(ti->private);
 }
 
+/* Is nothing to be found in the destination where regions are not hydrated? */
+static bool is_dest_zeroed(struct clone *clone)
+{
+	return has_feature(clone, ZEROED_DESTINATION) && !READ_ONCE(clone->store->spoilt);
+}
+
+/*
+ * This may be the end of the activation, and nothing writes to the destination any
+ * more: if what it holds is hydrated on the disk too, then note that it holds nothing
+ * else.  If that fails it is not noted, or it is and true; a superblock in doubt is
+ * settled before the next transaction.
+ */
+static void note_dest_zeroed(struct clone *clone)
+{
+	if (!is_dest_zeroed(clone) || dm_clone_is_hydration_done(clone->cmd) ||
+	    dm_clone_changed_this_transaction(clone->cmd))
+		return;
+
+	/* The zeroes need not be older than the last commit. */
+	if (!flush_destination(clone))
+		dm_clone_metadata_write_dest_zeroed(clone->cmd, true);
+}
+
+/*
+ * From here on the destination may be written to, and a crash leave it so: whatever
+ * is noted of it must be gone from the disk.  If that can't be done nothing may be
+ * hydrated, which is what read-only mode is for.
+ */
+static void forget_dest_zeroed(struct clone *clone)
+{
+	int r;
+
+	if (!may_change_metadata(clone))
+		return;
+
+	r = dm_clone_metadata_write_dest_zeroed(clone->cmd, false);
+	if (r)
+		metadata_operation_failed(clone, "dm_clone_metadata_write_dest_zeroed", r);
+}
+
 /* No bios are in flight any more. */
 static void clone_postsuspend(struct dm_target *ti)
 {
@@ -2289,8 +2331,8 @@ static void clone_postsuspend(struct dm_target *ti)
 	cancel_delayed_work_sync(&clone->commit_work);
 
 	mutex_lock(&clone->commit_lock);
-	if (may_change_metadata(clone))
-		commit_metadata(clone, &committed);
+	if (may_change_metadata(clone) && !commit_metadata(clone, &committed))
+		note_dest_zeroed(clone);
 	mutex_unlock(&clone->commit_lock);
 }
 
@@ -2336,6 +2378,7 @@ static int clone_preresume(struct dm_target *ti)
 		dm_clone_metadata_set_read_write(clone->cmd);
 	else
 		try_to_recover(clone);
+	forget_dest_zeroed(clone);
 
 	/* It may also have finished since this table was loaded. */
 	if (can_just_remap(clone))
@@ -2358,8 +2401,7 @@ static void clone_resume(struct dm_target *ti)
 	 * here, where nothing is in flight that could spoil it meanwhile.
 	 */
 	dm_clone_hydration_set_dest_zeroed(clone->hydration,
-					   has_feature(clone, ZEROED_DESTINATION) &&
-					   !READ_ONCE(clone->store->spoilt));
+					   is_dest_zeroed(clone));
 	start_hydration(clone);
 }
 
