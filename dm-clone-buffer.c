@@ -14,6 +14,9 @@
 
 #include "dm-clone-buffer.h"
 
+/* What is looked at for zeroes at a time, in sectors: 64 KiB. */
+#define GRANULE		128U
+
 /* Chunks, if memory is not fragmented; else pages. */
 #define CHUNK_ORDER	get_order(64 * 1024)
 
@@ -134,8 +137,8 @@ void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset
 	}
 }
 
-bool dm_clone_buffer_is_zero(struct dm_clone_buffer *buffer, unsigned int offset,
-			     unsigned int sectors)
+static bool is_zero(struct dm_clone_buffer *buffer, unsigned int offset,
+		    unsigned int sectors)
 {
 	unsigned int at = offset << SECTOR_SHIFT, end = at + (sectors << SECTOR_SHIFT);
 	unsigned int begin, len;
@@ -150,6 +153,27 @@ bool dm_clone_buffer_is_zero(struct dm_clone_buffer *buffer, unsigned int offset
 	}
 
 	return true;
+}
+
+/* memchr_inv() stops at the first byte that is not zero: data costs next to nothing. */
+unsigned int dm_clone_buffer_find_run(struct dm_clone_buffer *buffer,
+				      unsigned int offset, unsigned int end,
+				      sector_t sector, bool *zero)
+{
+	unsigned int at = offset, len;
+
+	for (; at < end; at += len, sector += len) {
+		bool z;
+
+		len = min_t(sector_t, end - at, GRANULE - (sector & (GRANULE - 1)));
+		z = is_zero(buffer, at, len);
+		if (at == offset)
+			*zero = z;
+		else if (z != *zero)
+			break;
+	}
+
+	return at - offset;
 }
 
 void dm_clone_buffer_clear(struct dm_clone_buffer *buffer, unsigned int offset,

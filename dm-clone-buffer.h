@@ -49,9 +49,16 @@ void dm_clone_buffer_init_bio(struct dm_clone_buffer *buffer, struct bio *bio,
 void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset,
 			     struct bio *bio);
 
-/* Are the @sectors from sector @offset on all zeroes?  And: make them so. */
-bool dm_clone_buffer_is_zero(struct dm_clone_buffer *buffer, unsigned int offset,
-			     unsigned int sectors);
+/*
+ * The sectors from @offset on that are all zeroes, or all not, by the 64 KiB of the
+ * device that they are for: the first one is for @sector.  That's what space is
+ * provisioned by at best.  Returns how many there are before @end; *@zero tells which.
+ */
+unsigned int dm_clone_buffer_find_run(struct dm_clone_buffer *buffer,
+				      unsigned int offset, unsigned int end,
+				      sector_t sector, bool *zero);
+
+/* Make the @sectors from sector @offset on zeroes. */
 void dm_clone_buffer_clear(struct dm_clone_buffer *buffer, unsigned int offset,
 			   unsigned int sectors);
 

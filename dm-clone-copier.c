@@ -11,9 +11,9 @@
  *	reading
  *	  |	read_endio()
  *	in to_write
- *	  |	do_write()
- *	writing
- *	  |	write_endio()
+ *	  |	do_write(): a run of data, or of zeroes
+ *	writing, or being zeroed
+ *	  |	write_endio(), zeroed(): to_write again, unless that was the last run
  *	done: the buffer is free, and its job too if this was the last slice
  *
  * Each class has a work that reads and one that writes: to submit a bio may sleep.
@@ -30,6 +30,7 @@
 #include "dm-clone-buffer.h"
 #include "dm-clone-copier.h"
 #include "dm-clone-pacer.h"
+#include "dm-clone-zero.h"
 
 #define KIB(n)		((n) << (10 - SECTOR_SHIFT))
 
@@ -75,6 +76,8 @@ struct dm_clone_copier {
 	struct workqueue_struct *wq_source;
 	struct workqueue_struct *wq_dest;
 	struct dm_clone_pacer *pacer;
+	struct dm_clone_zeroer *zeroer;
+	atomic64_t nr_zero;		/* sectors found to be zero */
 	void (*has_room)(void *context);
 	void *context;
 
@@ -97,8 +100,10 @@ struct buffer {
 	sector_t sector;
 	unsigned int nr_sectors;
 	u64 started;			/* for the pacer */
+	unsigned int nr_written;	/* sectors that are in the destination */
 
 	struct bio bio;
+	struct dm_clone_zero_job zero;
 	struct dm_clone_buffer *data;
 };
 
@@ -326,21 +331,11 @@ static void end_slice(struct buffer *b)
 	put_job(copier, job);
 }
 
-static void write_endio(struct bio *bio)
+/* @b has been read, or written as far as it has. */
+static void queue_write(struct buffer *b)
 {
-	end_slice(container_of(bio, struct buffer, bio));
-}
-
-static void read_endio(struct bio *bio)
-{
-	struct buffer *b = container_of(bio, struct buffer, bio);
 	struct dm_clone_copier *copier = b->copier;
 	unsigned long flags;
-
-	if (bio->bi_status) {
-		end_slice(b);
-		return;
-	}
 
 	/* Under the lock: once the work has @b, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
@@ -349,11 +344,46 @@ static void read_endio(struct bio *bio)
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
-static void submit_slice(struct buffer *b, struct block_device *bdev,
-			 enum req_op op, bio_end_io_t *endio)
+/* A run of @b has ended. */
+static void end_write(struct buffer *b)
 {
-	dm_clone_buffer_init_bio(b->data, &b->bio, bdev, op, 0, 0, b->nr_sectors);
-	b->bio.bi_iter.bi_sector = b->sector;
+	if (b->bio.bi_status || b->nr_written == b->nr_sectors)
+		end_slice(b);
+	else
+		queue_write(b);
+}
+
+static void write_endio(struct bio *bio)
+{
+	end_write(container_of(bio, struct buffer, bio));
+}
+
+static void zeroed(struct dm_clone_zero_job *job)
+{
+	struct buffer *b = container_of(job, struct buffer, zero);
+
+	/* It's not the read that has failed. */
+	b->bio.bi_opf = REQ_OP_WRITE;
+	b->bio.bi_status = job->outcome.status;
+	end_write(b);
+}
+
+static void read_endio(struct bio *bio)
+{
+	struct buffer *b = container_of(bio, struct buffer, bio);
+
+	if (bio->bi_status)
+		end_slice(b);
+	else
+		queue_write(b);
+}
+
+/* The @nr sectors from its sector @offset on. */
+static void submit_slice(struct buffer *b, struct block_device *bdev, enum req_op op,
+			 unsigned int offset, unsigned int nr, bio_end_io_t *endio)
+{
+	dm_clone_buffer_init_bio(b->data, &b->bio, bdev, op, 0, offset, nr);
+	b->bio.bi_iter.bi_sector = b->sector + offset;
 	b->bio.bi_end_io = endio;
 	submit_bio(&b->bio);
 }
@@ -371,6 +401,48 @@ static struct buffer *pop_to_write(struct dm_clone_copier *copier, struct pool *
 	return b;
 }
 
+static void zero_run(struct dm_clone_copier *copier, struct buffer *b,
+		     unsigned int offset, unsigned int nr)
+{
+	sector_t begin = b->sector + offset, end = begin + nr;
+
+	b->zero.left = (struct dm_clone_span) { begin, end, end, end };
+	b->zero.discard = false;
+	b->zero.should_stop = NULL;
+	b->zero.buffer = b->data;
+	b->zero.buffer_sector = b->sector;
+	b->zero.done = zeroed;
+	dm_clone_zero(copier->zeroer, &b->zero);
+}
+
+/*
+ * Write what comes next of @b, as far as it is zero in all, or not at all.  Zeroes are
+ * written only where the destination doesn't have them already: nothing else looks at
+ * these sectors, nor writes there, as long as the job's owner has the claim.
+ */
+static void write_run(struct dm_clone_copier *copier, struct buffer *b)
+{
+	unsigned int offset = b->nr_written, nr;
+	bool zero;
+
+	nr = dm_clone_buffer_find_run(b->data, offset, b->nr_sectors,
+				      b->sector + offset, &zero);
+	b->nr_written += nr;
+	if (!zero) {
+		b->job->outcome.wrote = true;
+		submit_slice(b, copier->dest, REQ_OP_WRITE, offset, nr, write_endio);
+		return;
+	}
+
+	atomic64_add(nr, &copier->nr_zero);
+	if (dm_clone_zeroer_is_dest_zeroed(copier->zeroer)) {
+		end_write(b);
+	} else {
+		b->job->outcome.wrote = true;
+		zero_run(copier, b, offset, nr);
+	}
+}
+
 static void do_write(struct work_struct *work)
 {
 	struct pool *pool = container_of(work, struct pool, write_work);
@@ -380,7 +452,7 @@ static void do_write(struct work_struct *work)
 
 	blk_start_plug(&plug);
 	while ((b = pop_to_write(copier, pool)))
-		submit_slice(b, copier->dest, REQ_OP_WRITE, write_endio);
+		write_run(copier, b);
 	blk_finish_plug(&plug);
 }
 
@@ -453,6 +525,7 @@ static void __set_slice(struct buffer *b, struct dm_clone_job *job,
 	b->job = job;
 	b->sector = job->left.begin;
 	b->nr_sectors = min(nr_sectors, pool->sizes[b->size]);
+	b->nr_written = 0;
 	advance(&job->left, b->nr_sectors);
 	job->nr_slices++;
 	if (!pool->paced)
@@ -538,7 +611,8 @@ static void start_slices(struct pool *pool)
 	while (has_jobs(pool)) {
 		b = take_slice(copier, pool, &started, &size);
 		if (b)
-			submit_slice(b, copier->source, REQ_OP_READ, read_endio);
+			submit_slice(b, copier->source, REQ_OP_READ, 0,
+				     b->nr_sectors, read_endio);
 		if (started)
 			put_job(copier, started);
 		if (size < NR_SIZES)
@@ -580,6 +654,11 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 		copier->backlog += job->left.end - job->left.begin;
 	run_read_work(pool);	/* a barrier: pairs with dm_clone_copier_hurry() */
 	spin_unlock_irqrestore(&copier->lock, flags);
+}
+
+u64 dm_clone_copier_nr_zero(struct dm_clone_copier *copier)
+{
+	return atomic64_read(&copier->nr_zero);
 }
 
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier)
@@ -678,6 +757,7 @@ struct dm_clone_copier *
 dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 		       struct workqueue_struct *wq_source,
 		       struct workqueue_struct *wq_dest, struct dm_clone_pacer *pacer,
+		       struct dm_clone_zeroer *zeroer,
 		       void (*has_room)(void *context), void *context)
 {
 	struct dm_clone_copier *copier = kzalloc(sizeof(*copier), GFP_KERNEL);
@@ -691,6 +771,7 @@ dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 	copier->wq_source = wq_source;
 	copier->wq_dest = wq_dest;
 	copier->pacer = pacer;
+	copier->zeroer = zeroer;
 	copier->has_room = has_room;
 	copier->context = context;
 	spin_lock_init(&copier->lock);

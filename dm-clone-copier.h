@@ -36,6 +36,7 @@ enum dm_clone_copier_class {
 struct dm_clone_copier;
 struct dm_clone_job;
 struct dm_clone_pacer;
+struct dm_clone_zeroer;
 
 /* Any context. */
 typedef void (*dm_clone_job_fn)(struct dm_clone_job *job);
@@ -55,6 +56,7 @@ struct dm_clone_span {
 /* How the attempt to get data from the source to the destination has ended. */
 struct dm_clone_outcome {
 	blk_status_t status;
+	bool wrote;		/* the destination may have been written to */
 	bool read_failed;	/* if it failed: of the source; else of the destination */
 	sector_t sector;	/* and where: the start of the bio that met it */
 };
@@ -88,6 +90,7 @@ struct dm_clone_copier *
 dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 		       struct workqueue_struct *wq_source,
 		       struct workqueue_struct *wq_dest, struct dm_clone_pacer *pacer,
+		       struct dm_clone_zeroer *zeroer,
 		       void (*has_room)(void *context), void *context);
 
 /* No job may be under way.  Sleeps. */
@@ -106,6 +109,9 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
  * the way?  If so, @has_room is called when that changes.
  */
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier);
+
+/* Sectors copied that were found to be zero, and were not written as data. */
+u64 dm_clone_copier_nr_zero(struct dm_clone_copier *copier);
 
 /* A background job may be awaited now, or the pace has changed.  Any context. */
 void dm_clone_copier_hurry(struct dm_clone_copier *copier);

@@ -87,7 +87,6 @@ struct dm_clone_hydration {
 	unsigned int batch_size;
 	unsigned int max_errors;
 
-	bool dest_zeroed;		/* READ_ONCE/WRITE_ONCE */
 	bool passdown;			/* constant while running */
 
 	/* Starts copies.  Only the work itself uses the members up to the lock. */
@@ -243,8 +242,8 @@ static void end(struct dm_clone_hydration *h, const struct dm_clone_claim *claim
 	if (!outcome->status) {
 		if (dm_clone_set_range_hydrated(h->cmd, claim->begin, nr))
 			h->events.hydrated(h->events.context);
-	} else if (means != DM_CLONE_BY_READ || !outcome->read_failed) {
-		h->events.spoilt(h->events.context);	/* else nothing was written */
+	} else if (outcome->wrote) {
+		h->events.spoilt(h->events.context);
 	}
 	atomic_long_sub(nr, &h->nr_in_flight);
 }
@@ -302,6 +301,7 @@ static void zero_span(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
 	copy->zero.discard = discard;
 	copy->zero.should_stop = should_stop;
 	copy->zero.done = done;
+	copy->zero.buffer = NULL;
 	dm_clone_zero(h->zeroer, &copy->zero);
 }
 
@@ -352,6 +352,7 @@ blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t wri
 			.status = written,
 			.sector = copy->written,
 		};
+	outcome.wrote = true;
 	end(h, &copy->claim, nr_sectors(h, &copy->claim) - copy->nr_written,
 	    copy->means, &outcome);
 
@@ -389,12 +390,12 @@ void dm_clone_zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *c
 
 void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed)
 {
-	WRITE_ONCE(h->dest_zeroed, zeroed);
+	dm_clone_zeroer_set_dest_zeroed(h->zeroer, zeroed);
 }
 
 bool dm_clone_hydration_is_dest_zeroed(struct dm_clone_hydration *h)
 {
-	return READ_ONCE(h->dest_zeroed);
+	return dm_clone_zeroer_is_dest_zeroed(h->zeroer);
 }
 
 void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown)
@@ -1186,7 +1187,7 @@ static bool claim_to_zero(struct dm_clone_hydration *h, unsigned long begin,
 	 * be zero, then that's too much to be zeroed at a time.
 	 */
 	if (dm_clone_is_range_unhydrated(h->cmd, begin, nr) &&
-	    (!dest_zeroed || READ_ONCE(h->dest_zeroed)))
+	    (!dest_zeroed || dm_clone_zeroer_is_dest_zeroed(h->zeroer)))
 		return true;
 
 	*next = begin;
@@ -1197,7 +1198,7 @@ static bool claim_to_zero(struct dm_clone_hydration *h, unsigned long begin,
 /* Returns true if it's worth going on at once. */
 static bool zero_next(struct dm_clone_hydration *h)
 {
-	bool dest_zeroed = READ_ONCE(h->dest_zeroed);
+	bool dest_zeroed = dm_clone_zeroer_is_dest_zeroed(h->zeroer);
 	unsigned long begin, end, next;
 
 	if (!dm_clone_marks_find_first(&h->marks, max_zeroing(h, dest_zeroed), &begin, &end))
@@ -1396,6 +1397,7 @@ void dm_clone_hydration_get_stats(struct dm_clone_hydration *h,
 	ms = h->first_start ? ktime_ms_delta(ktime_get(), h->first_start) : 0;
 	spin_unlock_irqrestore(&h->lock, flags);
 
+	stats->zero = dm_clone_copier_nr_zero(h->copier);
 	stats->rate = dm_clone_pacer_rate(h->pacer);
 	stats->average_rate = 0;
 	if (ms > 0)
@@ -1461,7 +1463,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 	}
 
 	h->copier = dm_clone_copier_create(geo->source, geo->dest, wq_source, wq_dest,
-					   h->pacer, copier_has_room, h);
+					   h->pacer, h->zeroer, copier_has_room, h);
 	if (IS_ERR(h->copier)) {
 		r = PTR_ERR(h->copier);
 		goto bad_zeroer;

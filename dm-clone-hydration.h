@@ -254,6 +254,7 @@ unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h);
 struct dm_clone_hydration_stats {
 	const char *state;	/* running, limited, waiting, paused or stopped */
 	u64 hydrated[DM_CLONE_NR_MEANS]; /* sectors */
+	u64 zero;		/* of those copied: sectors found to be zero */
 	u64 failed;		/* copies of a region, in the background */
 	u64 read_errors;	/* of all means; of the source */
 	u64 write_errors;	/* of the destination */

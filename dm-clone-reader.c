@@ -234,6 +234,7 @@ static void do_write(struct work_struct *work)
 
 		dm_clone_buffer_init_bio(read->buffer, bio, reader->geo->dest,
 					 REQ_OP_WRITE, 0, 0, read->nr_sectors);
+		read->outcome.wrote = true;
 		bio->bi_iter.bi_sector = read->sector;
 		bio->bi_end_io = write_endio;
 		bio->bi_private = read;

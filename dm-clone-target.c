@@ -2554,6 +2554,7 @@ static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 	       stats.hydrated[DM_CLONE_BY_COPY] << SECTOR_SHIFT,
 	       (u64)atomic64_read(&clone->nr_overwritten) << SECTOR_SHIFT,
 	       stats.hydrated[DM_CLONE_BY_ZEROING] << SECTOR_SHIFT);
+	DMEMIT(" bytes_zero=%llu", stats.zero << SECTOR_SHIFT);
 	DMEMIT(" bytes_kept=%llu bytes_read=%llu",
 	       stats.hydrated[DM_CLONE_BY_KEEPING] << SECTOR_SHIFT,
 	       stats.hydrated[DM_CLONE_BY_READ] << SECTOR_SHIFT);

@@ -37,9 +37,6 @@
 #define MAX_SLICE	DM_CLONE_MAX_PIECE
 #define SMALL_SLICE	DM_CLONE_MIN_PIECE
 
-/* The least that zeroes are written to: what a thin volume may have as its block. */
-#define GRANULE		KIB(64U)
-
 /* A job in the background asks again after so many jiffies, if not before. */
 #define MAX_WAIT	(HZ / 50 + 1)
 
@@ -51,6 +48,7 @@ struct dm_clone_zeroer {
 	/* READ_ONCE/WRITE_ONCE; jobs that meet here may lose a change of the other's. */
 	unsigned int command;		/* sectors at a time */
 	bool refused;			/* write-zeroes */
+	bool dest_zeroed;
 
 	struct mutex reserve_lock;	/* held over I/O to the destination */
 	struct dm_clone_buffer *reserve;
@@ -84,55 +82,32 @@ static void note_error(struct dm_clone_zero_job *job, blk_status_t status,
 	job->outcome.sector = sector;
 }
 
-/* How many of the @nr sectors from @sector on are in its granule? */
-static unsigned int in_granule(sector_t sector, unsigned int nr)
-{
-	return min_t(sector_t, nr, GRANULE - (sector & (GRANULE - 1)));
-}
-
-/* The sectors from @offset on, as far as they are zero in all, or not, by granules. */
-static unsigned int find_run(struct dm_clone_buffer *buffer, sector_t sector,
-			     unsigned int offset, unsigned int nr, bool *zero)
-{
-	unsigned int end = offset, len;
-
-	while (end < nr) {
-		bool z;
-
-		len = in_granule(sector + end, nr - end);
-		z = dm_clone_buffer_is_zero(buffer, end, len);
-		if (end == offset)
-			*zero = z;
-		else if (z != *zero)
-			break;
-		end += len;
-	}
-
-	return end - offset;
-}
-
-/* What cannot be read may well be written. */
+/*
+ * Zero the @nr sectors from @sector on, with the memory from sector @at of @buffer on.
+ * What cannot be read may well be written.
+ */
 static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buffer,
-		      sector_t sector, unsigned int nr)
+		      unsigned int at, sector_t sector, unsigned int nr)
 {
-	bool unknown = transfer(job->zeroer, REQ_OP_READ, buffer, 0, sector, nr);
-	unsigned int offset, len;
+	bool unknown = transfer(job->zeroer, REQ_OP_READ, buffer, at, sector, nr);
+	unsigned int done, len;
 	blk_status_t status;
 
-	for (offset = 0; offset < nr; offset += len) {
+	for (done = 0; done < nr; done += len) {
 		bool zero = false;
 
 		len = nr;
 		if (!unknown)
-			len = find_run(buffer, sector, offset, nr, &zero);
+			len = dm_clone_buffer_find_run(buffer, at + done, at + nr,
+						       sector + done, &zero);
 		if (zero)
 			continue;
 
-		dm_clone_buffer_clear(buffer, offset, len);
-		status = transfer(job->zeroer, REQ_OP_WRITE, buffer, offset,
-				  sector + offset, len);
+		dm_clone_buffer_clear(buffer, at + done, len);
+		status = transfer(job->zeroer, REQ_OP_WRITE, buffer, at + done,
+				  sector + done, len);
 		if (status) {
-			note_error(job, status, sector + offset);
+			note_error(job, status, sector + done);
 			return;
 		}
 		cond_resched();
@@ -144,11 +119,16 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
 				    unsigned int nr)
 {
 	struct dm_clone_zeroer *zeroer = job->zeroer;
-	struct dm_clone_buffer *buffer;
+	struct dm_clone_buffer *buffer = job->buffer;
+
+	if (buffer) {
+		read_back(job, buffer, sector - job->buffer_sector, sector, nr);
+		return nr;
+	}
 
 	buffer = dm_clone_buffer_alloc(nr, 1, DM_CLONE_GFP_NOWAIT);
 	if (buffer) {
-		read_back(job, buffer, sector, nr);
+		read_back(job, buffer, 0, sector, nr);
 		dm_clone_buffer_free(buffer);
 		return nr;
 	}
@@ -156,7 +136,7 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
 	/* Its holder waits for nothing but the destination. */
 	nr = min(nr, SMALL_SLICE);
 	mutex_lock(&zeroer->reserve_lock);
-	read_back(job, zeroer->reserve, sector, nr);
+	read_back(job, zeroer->reserve, 0, sector, nr);
 	mutex_unlock(&zeroer->reserve_lock);
 
 	return nr;
@@ -271,7 +251,7 @@ static bool advance(struct dm_clone_zero_job *job, unsigned long *wait)
 {
 	*wait = 0;
 	if (!job->should_stop)
-		zero_piece(job, SMALL_SLICE);
+		zero_piece(job, job->buffer ? MAX_SLICE : SMALL_SLICE);
 	else if (job->should_stop(job))
 		return true;
 	else if (!zero_paced_piece(job, wait))
@@ -298,10 +278,23 @@ static void do_zero(struct work_struct *work)
 		queue_delayed_work(job->zeroer->wq, &job->work, wait);
 }
 
+void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer, bool zeroed)
+{
+	WRITE_ONCE(zeroer->dest_zeroed, zeroed);
+}
+
+bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer)
+{
+	return READ_ONCE(zeroer->dest_zeroed);
+}
+
 void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job)
 {
 	job->zeroer = zeroer;
-	job->outcome = (struct dm_clone_outcome) { .sector = job->left.begin };
+	job->outcome = (struct dm_clone_outcome) {
+		.sector = job->left.begin,
+		.wrote = true,
+	};
 	job->discarded = 0;
 	if (!bdev_max_discard_sectors(zeroer->dest))
 		job->discard = false;

@@ -48,6 +48,8 @@ struct dm_clone_zero_job {
 	struct dm_clone_span left;
 	bool discard;			/* pass a discard down first */
 	dm_clone_stop_fn should_stop;	/* a job in the background; or NULL */
+	struct dm_clone_buffer *buffer;	/* memory to use; or NULL */
+	sector_t buffer_sector;		/* that the first one of the buffer is for */
 
 	struct dm_clone_outcome outcome;
 
@@ -64,6 +66,13 @@ struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
 
 /* No job may be under way. */
 void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer);
+
+/*
+ * Regions that are not hydrated are known to be zero in the destination, or no
+ * longer.  Then there's nothing to do in order to zero them, and no job to start.
+ */
+void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer, bool zeroed);
+bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer);
 
 /* Start a job.  Any context. */
 void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job);

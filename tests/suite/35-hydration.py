@@ -10,7 +10,7 @@ from lib.errors import Failure, Missed
 from lib.framework import test
 
 KEYS = ["state", "bytes_copied", "bytes_overwritten", "bytes_zeroed",
-        "bytes_kept", "bytes_read", "regions_failed", "read_errors", "write_errors",
+        "bytes_zero", "bytes_kept", "bytes_read", "regions_failed", "read_errors", "write_errors",
         "last_error",
         "last_error_sector", "rate", "average_rate", "seconds_left",
         "regions_in_flight", "source_reads", "commits"]

@@ -7,7 +7,7 @@ from lib import disks
 from lib.blk import FORMER, MIB, SOURCE, ZERO
 from lib.errors import Failure, Missed
 from lib.framework import test
-from lib.thin import thin_disk
+from lib.thin import BLOCK, thin_disk
 
 OURS = "it never zeroes"
 LONG = 64 * MIB                 # of a discard: much more than is done at once
@@ -304,3 +304,103 @@ def _(t):
     clone.enable_hydration()
     clone.until_hydrated()
     clone.check()
+
+
+def sparse_source(t, sectors, data, pitch):
+    """A source of zeroes, but for so many sectors in each of so many."""
+    source = t.disk(sectors, what="source", fill=0)
+    for first in range(0, sectors, pitch):
+        source.block.fill(SOURCE, first, data)
+    return source
+
+
+def clone_of_sparse(t, source, data, pitch, **args):
+    clone = t.clone(size=source.sectors, source=source, features=["no_hydration"], **args)
+    clone.model.set(0, clone.size, ZERO)
+    for first in range(0, clone.size, pitch):
+        clone.model.set(first, data, SOURCE)
+    return clone
+
+
+@test("a source with 5 % of data provisions 5 % of a thin destination, {region} regions",
+      ours="it copies zeroes", region=[8, 128, 2048])
+def _(t, region):
+    dest, pool = thin_disk(t, LONG, LONG)
+    pitch = 20 * BLOCK
+    clone = clone_of_sparse(t, sparse_source(t, LONG, BLOCK, pitch), BLOCK, pitch,
+                            region=region, dest=dest, former=None)
+    clone.enable_hydration()
+    clone.until_hydrated()
+    blocks = -(-LONG // pitch)
+    if pool.used != blocks:
+        raise Failure(f"{pool.used} blocks of the pool are in use for {blocks} of data")
+    if clone.stats()["bytes_zero"] != (LONG - blocks * BLOCK) * 512:
+        raise Failure(str(clone.stats()))
+    clone.check()
+    clone.deactivate()
+    clone.check_left_behind()
+
+
+@test("zeroes of the source are zeroes in a destination that held something else, "
+      "{region} regions, {kind} destination", ours="it copies zeroes",
+      region=[8, 2048], kind=["ram", "null", "loop"])
+def _(t, region, kind):
+    pitch = 3 * 8 + 5
+    clone = clone_of_sparse(t, sparse_source(t, 8 * MIB, 5, pitch * 40), 5, pitch * 40,
+                            region=region, kind=kind)
+    clone.put(4 * MIB + 1, 3)                   # has the rest of its region copied
+    with t.trace(clone.dest) as trace:
+        clone.enable_hydration()
+        clone.until_hydrated()
+    commands = trace.of(clone.dest.number, "N")
+    if bool(commands) != (kind == "loop"):
+        raise Failure(f"write-zeroes: {commands[:8]}")
+    clone.check()
+    clone.deactivate()
+    clone.check_left_behind()
+
+
+@test("zeroes of the source are neither read back nor written on a zeroed destination",
+      ours="it copies zeroes")
+def _(t):
+    pitch = 20 * BLOCK
+    clone = clone_of_sparse(t, sparse_source(t, 16 * MIB, BLOCK, pitch), BLOCK, pitch,
+                            former=0)
+    clone.reload(features=["no_hydration", "zeroed_destination"])
+    with t.trace(clone.dest) as trace:
+        clone.enable_hydration()
+        clone.until_hydrated()
+    sent = sum(bio.nr for bio in trace.of(clone.dest.number) if bio.nr)
+    if sent != -(-16 * MIB // pitch) * BLOCK:
+        raise Failure(f"{sent} sectors: {trace.bios[:8]}")
+    clone.check()
+
+
+@test("zeroes that cannot be written make the copy fail, and are tried again",
+      ours="it copies zeroes")
+def _(t):
+    clone = clone_of_sparse(t, sparse_source(t, 4 * MIB, 8, MIB), 8, MIB)
+    clone.dest.fail_writes()
+    clone.enable_hydration()
+    t.until(lambda: clone.stats()["write_errors"], "the error")
+    if clone.stats()["read_errors"]:
+        raise Failure(str(clone.stats()))
+    clone.dest.heal()
+    clone.until_hydrated()
+    clone.check()
+
+
+@test("random I/O above a source that is mostly empty", ours="it copies zeroes")
+def _(t):
+    pitch = 24 * 8
+    clone = clone_of_sparse(t, sparse_source(t, 8 * MIB, 13, pitch), 13, pitch, region=128)
+    clone.source.delay(2)
+    load = t.load(clone, threads=6, max_sectors=300)
+    clone.enable_hydration()
+    t.let_run(load, 200)
+    clone.source.heal()
+    clone.until_hydrated()
+    load.stop()
+    clone.check()
+    clone.deactivate()
+    clone.check_left_behind()
