@@ -592,8 +592,7 @@ def _(t):
             if flush.done:
                 break
             commits += 1
-            # It may have to wait for the end of a commit by the clock.
-            if commits > 2 * arrays + 1:
+            if commits > arrays:
                 meta.hold_some()
                 raise Failure(f"{commits} commits, and the flush still waits")
             for array in range(arrays // 2):
