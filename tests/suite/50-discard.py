@@ -171,7 +171,8 @@ def _(t):
         if known[i // 8] >> i % 8 & 1:
             clone.discard(i * region, region)
     clone.check()
-    clone.reload(features=[])
+    clone.features = []
+    clone.reactivate()
     clone.until_hydrated()
     clone.check()
     clone.deactivate()
