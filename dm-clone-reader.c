@@ -42,16 +42,10 @@
  */
 #define PAUSE		HZ
 
-/* How far a sequential reader is led by, in sectors: at first and at most. */
+/* How far is read ahead, in sectors: at first, at most, and in pieces of this. */
 #define FIRST_AHEAD	(256U << (10 - SECTOR_SHIFT))
 #define MAX_AHEAD	(4U << (20 - SECTOR_SHIFT))
-
-/* Pieces of that, in sectors. */
 #define AHEAD_PIECE	(256U << (10 - SECTOR_SHIFT))
-
-/* Readers that are followed, and after how many reads in a row. */
-#define NR_STREAMS	8
-#define MIN_IN_A_ROW	2
 
 /* Parts that a buffer is read in: for the user, before and behind that. */
 #define NR_PARTS	3
@@ -76,15 +70,6 @@ struct dm_clone_read {
 	struct list_head list;		/* in to_write; reader->lock */
 };
 
-struct stream {
-	sector_t next;			/* where the next read will be */
-	sector_t ahead;			/* all before this has been seen to */
-	sector_t goal;			/* and this is how far that is to go */
-	unsigned int nr_reads;		/* in a row */
-	unsigned int window;
-	unsigned long used;		/* in jiffies */
-};
-
 struct dm_clone_reader {
 	const struct dm_clone_geometry *geo;
 	struct dm_clone_metadata *cmd;
@@ -103,7 +88,12 @@ struct dm_clone_reader {
 	unsigned long nr_reads;		/* from prepared to done */
 	wait_queue_head_t idle;
 	struct list_head to_write;
-	struct stream streams[NR_STREAMS];
+
+	/* See "Ahead of the user". */
+	unsigned long ahead_begin;
+	unsigned long ahead_next;	/* to be read ahead */
+	unsigned long ahead_end;
+	unsigned int window;		/* in sectors; 0: not in sequence */
 };
 
 /*
@@ -423,135 +413,102 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 	return DM_CLONE_READ_READY;
 }
 
+/*
+ *---------------------------------------------------------------
+ * Ahead of the user
+ *
+ * A read that goes on where the last one has ended, or where what was read ahead for
+ * that ends, is in sequence: this far ahead regions are hydrated, and twice as far
+ * the next time.  Only reads of unhydrated regions come here, so those that find
+ * what has been read ahead cost no more than any read of hydrated regions.
+ *---------------------------------------------------------------
+ */
+
+/* Regions up to @end are being read by a user, from @begin on. */
+static void note_read(struct dm_clone_reader *reader, unsigned long begin,
+		      unsigned long end)
+{
+	const struct dm_clone_geometry *geo = reader->geo;
+	unsigned long flags;
+
+	spin_lock_irqsave(&reader->lock, flags);
+
+	/* Several at a time: this one is faster than what is read ahead. */
+	if (begin >= reader->ahead_begin && begin < reader->ahead_end)
+		goto out;
+
+	if (begin == reader->ahead_end)
+		reader->window = clamp(2 * reader->window, FIRST_AHEAD, MAX_AHEAD);
+	else
+		reader->window = 0;
+	reader->ahead_begin = end;
+	reader->ahead_next = end;
+	reader->ahead_end = min(end + (reader->window >> geo->region_shift),
+				geo->nr_regions);
+	if (end < reader->ahead_end && reader->running)
+		queue_work(reader->wq_source, &reader->ahead_work);
+out:
+	spin_unlock_irqrestore(&reader->lock, flags);
+}
+
+/* The next unhydrated regions to be read ahead; false if there are none. */
+static bool next_ahead(struct dm_clone_reader *reader, unsigned long *begin,
+		       unsigned long *end)
+{
+	unsigned long piece = max(AHEAD_PIECE >> reader->geo->region_shift, 1U), goal;
+	bool hydrated;
+
+	do {
+		spin_lock_irq(&reader->lock);
+		*begin = reader->ahead_next;
+		goal = min(reader->ahead_end, *begin + piece);
+		spin_unlock_irq(&reader->lock);
+
+		if (*begin >= goal)
+			return false;
+
+		hydrated = dm_clone_find_run(reader->cmd, *begin, goal, end);
+
+		spin_lock_irq(&reader->lock);
+		if (reader->ahead_next == *begin)	/* still the same sequence */
+			reader->ahead_next = *end;
+		spin_unlock_irq(&reader->lock);
+	} while (hydrated);
+
+	return true;
+}
+
+/* What cannot be done now is left to the user. */
+static void do_ahead(struct work_struct *work)
+{
+	struct dm_clone_reader *reader =
+		container_of(work, struct dm_clone_reader, ahead_work);
+	unsigned long begin, end, taken_until;
+	struct dm_clone_read *read;
+	struct blk_plug plug;
+
+	blk_start_plug(&plug);
+	while (next_ahead(reader, &begin, &end)) {
+		if (prepare(reader, begin, end, MAX_AHEAD_MEMORY, &read,
+			    &taken_until) == DM_CLONE_READ_READY)
+			dm_clone_reader_submit(read, NULL);
+		cond_resched();
+	}
+	blk_finish_plug(&plug);
+}
+
 enum dm_clone_readiness
 dm_clone_reader_prepare(struct dm_clone_reader *reader, unsigned long begin,
 			unsigned long end, struct dm_clone_read **read,
 			unsigned long *taken_until)
 {
-	return prepare(reader, begin, end, MAX_MEMORY, read, taken_until);
-}
+	enum dm_clone_readiness r = prepare(reader, begin, end, MAX_MEMORY, read,
+					    taken_until);
 
-/*
- *---------------------------------------------------------------
- * Ahead of the user
- *---------------------------------------------------------------
- */
+	if (r == DM_CLONE_READ_READY)
+		note_read(reader, begin, (*read)->claim.end);
 
-static struct stream *__find_stream(struct dm_clone_reader *reader, sector_t begin,
-				    sector_t end)
-{
-	struct stream *oldest = &reader->streams[0], *s;
-
-	lockdep_assert_held(&reader->lock);
-
-	for (s = reader->streams; s < reader->streams + NR_STREAMS; s++) {
-		if (begin <= s->next && s->next < end && s->next - begin < FIRST_AHEAD)
-			return s;
-		if (time_before(s->used, oldest->used))
-			oldest = s;
-	}
-
-	/* A new one.  Its first read is no reason yet to expect a second. */
-	oldest->ahead = 0;
-	oldest->goal = 0;
-	oldest->nr_reads = 0;
-	oldest->window = 0;
-
-	return oldest;
-}
-
-void dm_clone_reader_note(struct dm_clone_reader *reader, sector_t begin, sector_t end)
-{
-	unsigned long flags;
-	struct stream *s;
-
-	spin_lock_irqsave(&reader->lock, flags);
-
-	s = __find_stream(reader, begin, end);
-	s->next = end;
-	s->used = jiffies;
-	s->ahead = max(s->ahead, end);
-	if (++s->nr_reads > MIN_IN_A_ROW && s->ahead - end <= s->window / 2) {
-		s->window = clamp(2 * s->window, FIRST_AHEAD, MAX_AHEAD);
-		s->goal = min(end + s->window, reader->geo->size);
-		if (s->goal > s->ahead && reader->running)
-			queue_work(reader->wq_source, &reader->ahead_work);
-	}
-
-	spin_unlock_irqrestore(&reader->lock, flags);
-}
-
-/* The next regions to be read ahead, none if begin == end. */
-static void next_ahead(struct dm_clone_reader *reader, struct stream *s,
-		       unsigned long *begin, unsigned long *end)
-{
-	unsigned int shift = reader->geo->region_shift;
-	unsigned long piece = max(AHEAD_PIECE >> shift, 1U), goal, run_end;
-
-	spin_lock_irq(&reader->lock);
-	*begin = (s->ahead + BIT(shift) - 1) >> shift;
-	goal = (s->goal + BIT(shift) - 1) >> shift;
-	spin_unlock_irq(&reader->lock);
-
-	if (*begin < goal && dm_clone_find_run(reader->cmd, *begin, goal, &run_end))
-		*begin = run_end;
-	*end = max(*begin, min(goal, *begin + piece));
-	if (*begin < *end)
-		dm_clone_find_run(reader->cmd, *begin, *end, end);
-}
-
-static void ahead_is_at(struct dm_clone_reader *reader, struct stream *s,
-			unsigned long region)
-{
-	sector_t sector = dm_clone_range_end(reader->geo, region);
-
-	spin_lock_irq(&reader->lock);
-	s->ahead = max(s->ahead, min(s->goal, sector));
-	spin_unlock_irq(&reader->lock);
-}
-
-/* What cannot be done now, for want of memory, is left to the next read. */
-static void go_ahead(struct dm_clone_reader *reader, struct stream *s)
-{
-	unsigned long begin, end, taken_until;
-	struct dm_clone_read *read;
-
-	for (;;) {
-		next_ahead(reader, s, &begin, &end);
-		if (begin == end) {
-			ahead_is_at(reader, s, begin);
-			return;
-		}
-
-		switch (prepare(reader, begin, end, MAX_AHEAD_MEMORY, &read,
-				&taken_until)) {
-		case DM_CLONE_READ_READY:
-			ahead_is_at(reader, s, dm_clone_read_end(read));
-			dm_clone_reader_submit(read, NULL);
-			cond_resched();
-			break;
-		case DM_CLONE_READ_TAKEN:
-			ahead_is_at(reader, s, taken_until);
-			break;
-		case DM_CLONE_READ_CHANGED:
-			break;
-		case DM_CLONE_READ_NOT_NOW:
-			return;
-		}
-	}
-}
-
-static void do_ahead(struct work_struct *work)
-{
-	struct dm_clone_reader *reader =
-		container_of(work, struct dm_clone_reader, ahead_work);
-	struct blk_plug plug;
-	int i;
-
-	blk_start_plug(&plug);
-	for (i = 0; i < NR_STREAMS; i++)
-		go_ahead(reader, &reader->streams[i]);
-	blk_finish_plug(&plug);
+	return r;
 }
 
 /*
@@ -616,6 +573,9 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 	spin_lock_init(&reader->lock);
 	init_waitqueue_head(&reader->idle);
 	INIT_LIST_HEAD(&reader->to_write);
+	/* Nobody has read anything yet. */
+	reader->ahead_begin = geo->nr_regions;
+	reader->ahead_end = geo->nr_regions;
 
 	return reader;
 }

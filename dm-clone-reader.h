@@ -19,8 +19,9 @@
  * Nobody waits for memory.  If there's none, or too much is in use, the read goes to
  * the source as if there was no reader.
  *
- * Who reads on and on is followed: regions ahead of him are hydrated in the same way,
- * with no user.
+ * Sequential reads are read ahead: regions that come next are hydrated in the same
+ * way, with no user.  Only reads of unhydrated regions come here; those of hydrated
+ * ones don't take a lock, nor write to memory that CPUs share.
  */
 #ifndef DM_CLONE_READER_H
 #define DM_CLONE_READER_H
@@ -83,8 +84,5 @@ unsigned long dm_clone_read_end(struct dm_clone_read *read);
  * is ended when its data has come from the source.  May sleep, as to submit a bio may.
  */
 void dm_clone_reader_submit(struct dm_clone_read *read, struct bio *bio);
-
-/* These sectors are being read, be they hydrated or not.  Any context. */
-void dm_clone_reader_note(struct dm_clone_reader *reader, sector_t begin, sector_t end);
 
 #endif /* DM_CLONE_READER_H */

@@ -1293,10 +1293,6 @@ static int map_read(struct clone *clone, struct bio *bio)
 {
 	unsigned long end;
 
-	if (clone->reader)
-		dm_clone_reader_note(clone->reader, bio->bi_iter.bi_sector,
-				     bio_end_sector(bio));
-
 	if (clone->reader && may_change_metadata(clone) &&
 	    !dm_clone_find_run(clone->cmd, first_region(clone, bio),
 			       end_region(clone, bio), &end))

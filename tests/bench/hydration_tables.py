@@ -207,6 +207,20 @@ def read(rows):
             [read_row(row, one) for row in rows for one in row["rows"]])
 
 
+# Readers of a slow source
+
+
+def ahead(rows):
+    names = list(rows[0]["rates"])
+    return title("Readers of a slow source", "-") + (
+        "MiB/s of one reader of what is not hydrated, with ``hydrate_on_read``, 4 KiB regions\n"
+        "and a source with 20 ms of delay. In sequence: 32 MiB, 128 KiB at a time. Medians of\n"
+        "three.\n\n") + table(
+            ["reader", *(NAMES.get(name, name) for name in names)],
+            [[row["reader"], *(number(statistics.median(row["rates"][name])) for name in names)]
+             for row in rows])
+
+
 # The rate limit
 
 
@@ -244,7 +258,8 @@ def conditions(found):
 
 def document(results):
     parts = [conditions(results["conditions"])]
-    for name, make in (("box", box), ("fair", fair), ("queues", queues), ("read", read), ("rate", rate)):
+    for name, make in (("box", box), ("fair", fair), ("queues", queues), ("read", read),
+                       ("ahead", ahead), ("rate", rate)):
         if name in results:
             parts.append(make(results[name]))
     return "".join(parts)

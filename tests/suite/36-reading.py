@@ -290,7 +290,7 @@ def read_in_sequence(t, clone, first):
     return len(trace.of(clone.source.number, "R")), got - 2 * MIB
 
 
-@test("a sequential reader is led by", ours=OURS)
+@test("sequential reads are read ahead", ours=OURS)
 def _(t):
     clone = reading_clone(t, 8, size=16 * MIB, active=False)
     clone.source.delay(20)
@@ -309,7 +309,7 @@ def _(t):
     clone.check()
 
 
-@test("a reader at random is not led by", ours=OURS)
+@test("reads at random are not read ahead", ours=OURS)
 def _(t):
     clone = reading_clone(t, 8, size=32 * MIB)
     places = t.rng.sample(range(0, clone.size, 256), 100)
