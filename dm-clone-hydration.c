@@ -857,60 +857,55 @@ static bool account_start(struct dm_clone_hydration *h, unsigned long nr)
 	return r;
 }
 
-static void abandon_batch(struct dm_clone_hydration *h, struct batch *batch)
-{
-	dm_clone_hydration_release(h, &batch->claim);
-	mempool_free(batch, &h->batch_pool);
-}
-
 /*
- * Claim what is free of the unhydrated regions [begin, end), and have *@next point
- * behind that.  If there's nothing to claim any more *@next points behind what is
- * in the way, and NULL is returned; -ENOMEM: there will be memory later.
+ * Claim what is free of the unhydrated regions [begin, end) for @batch, and have
+ * *@next point behind that.  Returns false if nothing has been claimed: *@next
+ * points behind what is in the way then, or is to be looked at again.
  */
-static struct batch *claim_batch(struct dm_clone_hydration *h, unsigned long begin,
-				 unsigned long end, unsigned long *next)
+static bool claim_batch(struct dm_clone_hydration *h, struct batch *batch,
+			unsigned long begin, unsigned long end, unsigned long *next)
 {
-	struct batch *batch = mempool_alloc(&h->batch_pool, GFP_NOWAIT);
 	unsigned long nr, taken_until;
-
-	if (!batch)
-		return ERR_PTR(-ENOMEM);
 
 	nr = dm_clone_claim_free_part(h->claims, &batch->claim, begin, end,
 				      &taken_until);
 	if (!nr) {
-		mempool_free(batch, &h->batch_pool);
 		*next = taken_until;
-		return NULL;
+		return false;
 	}
 
 	/* Now that they're ours: are they still as they were? */
 	if (!dm_clone_is_range_unhydrated(h->cmd, begin, nr)) {
-		abandon_batch(h, batch);
-		return NULL;
+		dm_clone_hydration_release(h, &batch->claim);
+		return false;
 	}
 
 	*next = begin + nr;
 	batch->copy.claim.begin = begin;
 	batch->copy.claim.end = begin + nr;
 
-	return batch;
+	return true;
 }
 
 /* Copy what is free of the unhydrated regions.  Returns true if it's worth going on. */
 static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 			unsigned long end, unsigned long *next)
 {
-	struct batch *batch = claim_batch(h, begin, end, next);
+	struct batch *batch = mempool_alloc(&h->batch_pool, GFP_NOWAIT);
 
 	/* No memory: then others are under way, and their end kicks us. */
-	if (IS_ERR_OR_NULL(batch))
-		return !batch;
+	if (!batch)
+		return false;
+
+	if (!claim_batch(h, batch, begin, end, next)) {
+		mempool_free(batch, &h->batch_pool);
+		return true;
+	}
 
 	if (!account_start(h, batch->claim.end - begin)) {
 		*next = begin;
-		abandon_batch(h, batch);
+		dm_clone_hydration_release(h, &batch->claim);
+		mempool_free(batch, &h->batch_pool);
 		return false;
 	}
 
