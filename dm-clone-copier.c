@@ -598,8 +598,9 @@ static bool has_jobs(struct pool *pool)
 /*
  * What cannot be started now will be later.  If that's because no buffer is
  * free, then some are in use, since the first one is kept; the end of their
- * slices will run the work.  If it's the pacer, then either the end of a slice
- * changes its mind, or the work has been queued for when it's time.
+ * slices will run the work.  If it's the pacer, then either the end of a piece
+ * changes its mind, of a slice or of zeroing, of which we hear by
+ * dm_clone_copier_hurry(); or the work has been queued for when it's time.
  */
 static void start_slices(struct pool *pool)
 {

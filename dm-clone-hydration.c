@@ -1411,6 +1411,19 @@ static void copier_has_room(void *context)
 	kick(context);
 }
 
+/*
+ * Some piece has ended, and that of zeroing may be the only one there was: then nothing
+ * else tells the copier and us.  It's one of a batch or of h->zeroing, which is still
+ * accounted for, so dm_clone_hydration_wait() has yet to cancel what is queued here.
+ */
+static void pacer_has_room(void *context)
+{
+	struct dm_clone_hydration *h = context;
+
+	dm_clone_copier_hurry(h->copier);
+	kick(h);
+}
+
 struct dm_clone_hydration *
 dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 			  struct dm_clone_metadata *cmd,
@@ -1445,7 +1458,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 		goto bad;
 
 	h->throttle = throttle;
-	h->pacer = dm_clone_pacer_create();
+	h->pacer = dm_clone_pacer_create(pacer_has_room, h);
 	if (!h->pacer) {
 		r = -ENOMEM;
 		goto bad_pool;

@@ -119,12 +119,15 @@ struct user_io {
 
 struct dm_clone_pacer {
 	struct user_io __percpu *user;
+	void (*has_room)(void *context);
+	void *context;
 
 	spinlock_t lock;	/* protects the rest */
 
 	u64 limit;
 	u64 floor;
 	unsigned int in_flight;
+	bool awaited;		/* somebody was told to wait for the end of a piece */
 	u64 next_start;		/* not before, if there's a rate to keep */
 
 	/*
@@ -400,6 +403,7 @@ unsigned int dm_clone_pacer_room(struct dm_clone_pacer *pacer, u64 *wait)
 
 	if (pacer->in_flight && pacer->in_flight + piece > window) {
 		piece = 0;
+		pacer->awaited = true;
 		*wait = U64_MAX;
 	} else if (rate && now < pacer->next_start) {
 		pacer->held_back = true;
@@ -454,12 +458,15 @@ void dm_clone_pacer_end(struct dm_clone_pacer *pacer, unsigned int sectors,
 			u64 start, bool ok)
 {
 	unsigned long flags;
+	bool awaited;
 	u64 now;
 
 	spin_lock_irqsave(&pacer->lock, flags);
 
 	now = ktime_get_ns();
 	pacer->in_flight -= sectors;
+	awaited = pacer->awaited;
+	pacer->awaited = false;
 	if (ok) {
 		__account_piece(pacer, sectors, now - start, now);
 		pacer->rate_done += sectors;
@@ -467,6 +474,9 @@ void dm_clone_pacer_end(struct dm_clone_pacer *pacer, unsigned int sectors,
 	__update_rate(pacer, now);
 
 	spin_unlock_irqrestore(&pacer->lock, flags);
+
+	if (awaited)
+		pacer->has_room(pacer->context);
 }
 
 /*
@@ -520,7 +530,8 @@ bool dm_clone_pacer_is_limited(struct dm_clone_pacer *pacer)
 	return r;
 }
 
-struct dm_clone_pacer *dm_clone_pacer_create(void)
+struct dm_clone_pacer *dm_clone_pacer_create(void (*has_room)(void *context),
+					     void *context)
 {
 	struct dm_clone_pacer *pacer = kzalloc(sizeof(*pacer), GFP_KERNEL);
 
@@ -533,6 +544,8 @@ struct dm_clone_pacer *dm_clone_pacer_create(void)
 		return NULL;
 	}
 
+	pacer->has_room = has_room;
+	pacer->context = context;
 	spin_lock_init(&pacer->lock);
 	pacer->floor = DM_CLONE_DEFAULT_FLOOR;
 	pacer->window = FIRST_WINDOW;

@@ -41,7 +41,15 @@ struct dm_clone_pacer;
 /* The floor under user I/O unless it's set: 1 MiB a second. */
 #define DM_CLONE_DEFAULT_FLOOR	(1U << (20 - SECTOR_SHIFT))
 
-struct dm_clone_pacer *dm_clone_pacer_create(void);
+/*
+ * Pieces are ended by others than those who ask: copies by the copier, zeroing by the
+ * zeroer, and the engine asks as well.  So it's the pacer that tells: @has_room is
+ * called with @context when a piece ends after somebody has been told to wait for that.
+ * This is done by dm_clone_pacer_end() before it returns, so whoever asks has to stay
+ * only as long as a piece is under way.  Any context, without a lock.
+ */
+struct dm_clone_pacer *dm_clone_pacer_create(void (*has_room)(void *context),
+					     void *context);
 void dm_clone_pacer_destroy(struct dm_clone_pacer *pacer);
 
 /* Sectors a second; a limit of 0 is none. */
@@ -54,7 +62,8 @@ void dm_clone_pacer_user_end(struct dm_clone_pacer *pacer, u64 start);
 
 /*
  * How large a piece may be started now?  0: none, and *@wait is the time after
- * which to ask again, or U64_MAX if the end of a piece will allow for more.
+ * which to ask again, or U64_MAX if the end of a piece will allow for more: then
+ * @has_room is called, see dm_clone_pacer_create().
  */
 unsigned int dm_clone_pacer_room(struct dm_clone_pacer *pacer, u64 *wait);
 

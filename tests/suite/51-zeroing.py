@@ -145,6 +145,28 @@ def _(t):
     clone.check()
 
 
+@test("hydration goes on when zeroing ends that had it wait beside user I/O, "
+      "{kind} destination", ours=OURS, kind=["ram", "loop"])
+def _(t, kind):
+    clone = t.idle_clone(region=128, size=8 * MIB, kind=kind)
+    clone.dest.hold_range(0, 8)
+    clone.discard(0, 4 * MIB)
+    clone.until(lambda s: s.hydrating, "zeroing")
+    # A piece of zeroing is all that is under way; beside it, and a user, there's no room.
+    clone.source.hold_range(8 * MIB - 8, 8)
+    read = t.background(lambda: clone.get(8 * MIB - 8, 8))
+    read.must_block(0.1, "a read of sectors that are held")
+    clone.enable_hydration()
+    t.until(lambda: clone.stats()["state"] == "limited", "the engine, asking")
+    clone.dest.heal()
+    clone.until(lambda s: s.hydrated >= 4 * MIB // 128, "the end of zeroing")
+    clone.source.heal()
+    read.wait()
+    clone.until_hydrated()
+    clone.model.set(0, 4 * MIB, ZERO)
+    clone.check()
+
+
 @test("reads don't hydrate what is to be zeroed", ours=OURS)
 def _(t):
     clone = held_clone(t)
