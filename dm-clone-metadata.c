@@ -111,7 +111,10 @@ struct dm_clone_metadata {
 	bool found_dest_zeroed;
 	bool leaks_told;
 
-	/* What the transaction builds on, and whether a crash may not leave that. */
+	/*
+	 * What the transaction builds on, and whether a crash may not leave that:
+	 * it was merely read, or a flush after its write has failed.
+	 */
 	struct superblock_disk sb;
 	bool in_doubt;
 
@@ -685,18 +688,6 @@ static int __rewrite_superblock(struct dm_clone_metadata *cmd)
 	return r;
 }
 
-/*
- * A superblock was written, and the flush after it failed: a crash may leave
- * that one or its predecessor, whichever of them was read since.  A transaction
- * on top of either writes to blocks that the other one needs.  So before the
- * first block of it is written, the superblock that was read goes to the disk
- * again, and a flush makes it the one that a crash leaves.
- */
-static int __settle_superblock(struct dm_clone_metadata *cmd)
-{
-	return cmd->in_doubt ? __rewrite_superblock(cmd) : 0;
-}
-
 static bool has_mark(const struct superblock_disk *sb)
 {
 	return le64_to_cpu(sb->dest_zeroed) == DEST_ZEROED_MARK;
@@ -705,6 +696,27 @@ static bool has_mark(const struct superblock_disk *sb)
 static void set_mark(struct superblock_disk *sb, bool zeroed)
 {
 	sb->dest_zeroed = cpu_to_le64(zeroed ? DEST_ZEROED_MARK : 0);
+}
+
+/*
+ * A superblock was written, and the flush after it failed: a crash may leave
+ * that one or its predecessor, whichever of them is read afterwards, in this
+ * activation or in a later one.  Nor does a flush that succeeds then tell: what
+ * the failed one has lost need not be dirty any more (of a loop device over a
+ * file it is clean, in the page cache).  A transaction on top of either
+ * superblock writes to blocks that the other one needs.  So before the first
+ * block of it is written, the superblock that was read goes to the disk again,
+ * and a flush makes it the one that a crash leaves.
+ *
+ * The mark goes with that, of a predecessor too.
+ */
+static int __settle_superblock(struct dm_clone_metadata *cmd)
+{
+	if (!cmd->in_doubt && !has_mark(&cmd->sb))
+		return 0;
+
+	set_mark(&cmd->sb, false);
+	return __rewrite_superblock(cmd);
 }
 
 /* Forget the transaction and all that is cached of the disk. */
@@ -1190,12 +1202,14 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd)
 
 	/*
 	 * The words that were taken off their marks get marked again.  If that
-	 * fails, all regions go on counting as not committed.  So they do while
-	 * the superblock just read may not be what a crash leaves, which the
-	 * next pre_commit settles.
+	 * fails, all regions count as not committed.  So they do while the
+	 * superblock just read may not be what a crash leaves, which the next
+	 * pre_commit settles.
 	 */
 	r = __open_transaction(cmd, compare_word, &error);
-	if (!r && !cmd->in_doubt)
+	if (r || cmd->in_doubt)
+		__begin_commit(cmd);
+	else
 		__end_commit(cmd);
 	up_write(&cmd->lock);
 	memalloc_noio_restore(noio);
@@ -1208,15 +1222,28 @@ bool dm_clone_metadata_found_dest_zeroed(struct dm_clone_metadata *cmd)
 	return cmd->found_dest_zeroed;
 }
 
-/* If this fails the disk may have the mark or not: the next try writes again. */
-int dm_clone_metadata_write_dest_zeroed(struct dm_clone_metadata *cmd, bool zeroed)
+int dm_clone_metadata_settle(struct dm_clone_metadata *cmd)
 {
 	int r;
 
 	down_write(&cmd->lock);
 	r = __usable(cmd);
-	if (!r && (has_mark(&cmd->sb) != zeroed || cmd->in_doubt)) {
-		set_mark(&cmd->sb, zeroed);
+	if (!r)
+		r = __settle_superblock(cmd);
+	up_write(&cmd->lock);
+
+	return r;
+}
+
+/* If this fails the disk may have the mark or not, which is to be settled. */
+int dm_clone_metadata_note_dest_zeroed(struct dm_clone_metadata *cmd)
+{
+	int r;
+
+	down_write(&cmd->lock);
+	r = __usable(cmd);
+	if (!r && (!has_mark(&cmd->sb) || cmd->in_doubt)) {
+		set_mark(&cmd->sb, true);
 		r = __rewrite_superblock(cmd);
 		if (r)
 			set_mark(&cmd->sb, false);
@@ -1249,7 +1276,8 @@ void dm_clone_release_bitmap(struct dm_clone_metadata *cmd)
 	down_write(&cmd->lock);
 	write_seqlock_irq(&cmd->map_lock);
 	map = __map(cmd);
-	if (cmd->nr_hydrated != cmd->nr_regions || cmd->changed || (cmd->commit_seq & 1))
+	if (cmd->nr_hydrated != cmd->nr_regions || cmd->changed ||
+	    (cmd->commit_seq & 1) || cmd->in_doubt)
 		map = NULL;
 	else
 		RCU_INIT_POINTER(cmd->map, NULL);
@@ -1296,6 +1324,17 @@ static int __format(struct dm_clone_metadata *cmd, char **error)
 		return -ENOSPC;
 	}
 
+	/*
+	 * The zeroes may be in the disk's cache only, and what was there before
+	 * come back in a crash: on top of blocks that are written now.
+	 */
+	*error = "Failed to flush the metadata device";
+	r = blkdev_issue_flush(cmd->bdev);
+	if (r) {
+		DMERR("%pg: failed to flush: %d", cmd->bdev, r);
+		return r;
+	}
+
 	*error = "Failed to format the metadata device";
 	r = dm_tm_create_with_sm(cmd->bm, SUPERBLOCK_LOCATION, &cmd->tm, &cmd->sm);
 	if (r) {
@@ -1324,18 +1363,6 @@ static int __open_or_format(struct dm_clone_metadata *cmd, bool may_be_formatted
 	bool unformatted;
 	int r;
 
-	/*
-	 * The machine may have been reset before a superblock had been flushed.
-	 * It could be read, and lost later, after blocks that its predecessor
-	 * needs have been written to.
-	 */
-	*error = "Failed to flush the metadata device";
-	r = blkdev_issue_flush(cmd->bdev);
-	if (r) {
-		DMERR("%pg: failed to flush: %d", cmd->bdev, r);
-		return r;
-	}
-
 	*error = "Failed to read the metadata device";
 	r = superblock_is_all_zeroes(cmd->bm, &unformatted);
 	if (r) {
@@ -1353,9 +1380,17 @@ static int __open_or_format(struct dm_clone_metadata *cmd, bool may_be_formatted
 		return __format(cmd, error);
 
 	r = __open_transaction(cmd, load_word, error);
-	cmd->found_dest_zeroed = !r && has_mark(&cmd->sb);
+	if (r)
+		return r;
 
-	return r;
+	/*
+	 * The machine may have been reset before this superblock had been flushed,
+	 * or the flush may have failed in the last activation.
+	 */
+	cmd->in_doubt = true;
+	cmd->found_dest_zeroed = has_mark(&cmd->sb);
+
+	return 0;
 }
 
 static void free_metadata(struct dm_clone_metadata *cmd)

@@ -23,10 +23,10 @@
  *
  * Three sorts of functions:
  *
- *  - open, close, pre_commit, commit, abort, set_read_only, set_read_write and
- *    release_bitmap sleep, do I/O and take the metadata lock.  Those but open
- *    and close may run against each other, and pre_commit ... commit are for
- *    one thread at a time.
+ *  - open, close, settle, pre_commit, commit, abort, note_dest_zeroed,
+ *    set_read_only, set_read_write and release_bitmap sleep, do I/O and take
+ *    the metadata lock.  Those but open and close may run against each other,
+ *    and pre_commit ... commit are for one thread at a time.
  *  - The set and query functions work on the bits in core, in any context.
  *    Setting, and asking whether anything has changed, takes a spinlock that's
  *    innermost; asking about regions takes none.
@@ -54,8 +54,7 @@ struct dm_clone_metadata;
  * @region_size sectors.  A device whose first block is all zeroes is
  * formatted, if it @may_be_formatted, or else -ENOENT is returned; valid metadata
  * of these very sizes is loaded; anything else is refused, and then nothing has
- * been written.  The device is flushed first, so that what is read is what a
- * crash leaves.
+ * been written.  What is loaded is to be settled before it is used.
  *
  * -EINVAL: no metadata of a clone, or of another one; -EUCLEAN: damaged; -EIO:
  * cannot be read, or written.
@@ -74,6 +73,19 @@ bool dm_clone_metadata_is_new(struct dm_clone_metadata *cmd);
 /* Is this the metadata of a clone of these sizes? */
 bool dm_clone_metadata_matches(struct dm_clone_metadata *cmd, sector_t target_size,
 			       sector_t region_size);
+
+/*
+ * See to it that a crash leaves what has been read: the superblock may come from
+ * a cache whose flush has failed, or not been tried, before this was opened.
+ * It's written again, and flushed.  Must have succeeded before anything is
+ * written to the destination, and before anything counts as committed (all
+ * that is_range_committed and changed_this_transaction tell assumes it); so
+ * once an activation.  Nothing is written if nothing is in doubt.  After a
+ * failure: dm_clone_metadata_abort(), after which nothing counts as committed.
+ *
+ * Takes the mark off too, see below.
+ */
+int dm_clone_metadata_settle(struct dm_clone_metadata *cmd);
 
 /* Free everything.  What has not been committed is not written. */
 void dm_clone_metadata_close(struct dm_clone_metadata *cmd);
@@ -119,20 +131,18 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd);
  *
  *  - dm_clone_metadata_found_dest_zeroed() tells whether it was there when the
  *    metadata was opened; not so if that was formatted.
- *  - Before anything is written to the destination: write_dest_zeroed(false),
- *    and if it fails nothing may be written there.  Costs nothing if the mark
- *    isn't on the disk.
- *  - When nothing will write to the destination any more: write_dest_zeroed(true),
+ *  - Before anything is written to the destination dm_clone_metadata_settle()
+ *    takes it off, and if it fails nothing may be written there.
+ *  - When nothing will write to the destination any more: note_dest_zeroed(),
  *    after a flush of the destination that covers the zeroes.
  *
  * Both write and flush the superblock of the last transaction, not the bits that
  * have been set since.  Every other superblock is written without the mark.
- * They sleep and take the metadata lock, like commit.
  */
 bool dm_clone_metadata_found_dest_zeroed(struct dm_clone_metadata *cmd);
-int dm_clone_metadata_write_dest_zeroed(struct dm_clone_metadata *cmd, bool zeroed);
+int dm_clone_metadata_note_dest_zeroed(struct dm_clone_metadata *cmd);
 
-/* In read-only state pre_commit and commit return -EPERM. */
+/* In read-only state what would write returns -EPERM. */
 void dm_clone_metadata_set_read_only(struct dm_clone_metadata *cmd);
 void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd);
 
@@ -189,7 +199,7 @@ bool dm_clone_changed_this_transaction(struct dm_clone_metadata *cmd);
 bool dm_clone_is_hydration_done(struct dm_clone_metadata *cmd);
 
 /*
- * Free the bitmaps: of a clone that is hydrated and committed they say
+ * Free the bitmaps: of a clone that is hydrated, committed and settled they say
  * nothing any more.  Does nothing in any other state.
  */
 void dm_clone_release_bitmap(struct dm_clone_metadata *cmd);

@@ -152,7 +152,9 @@
  * If 1 or 3 fail the metadata is thrown back to the last transaction and the
  * device goes to read-only mode, or to fail mode if even that doesn't work.  Which
  * one is the last, if 3 fails in the end, has to be settled before anything is
- * written again; see dm_clone_metadata_abort().  If
+ * written again; see dm_clone_metadata_abort().  Since that outlives the
+ * activation, and the machine may have been reset during 3, what is found by the
+ * next one has to be settled as well, once, before it's resumed.  If
  * 2 fails, nobody knows which of the writes since the last flush the
  * destination still has, and a later flush that succeeds doesn't tell either.
  * So nothing may be committed any more before the regions' data has been made
@@ -2102,11 +2104,9 @@ static int open_metadata(struct clone *clone)
 	if (!IS_ERR(store)) {
 		clone->store = store;
 		clone->cmd = store->cmd;
-		if (is_finished(clone)) {
-			dm_clone_release_bitmap(clone->cmd);
-			clone->finished = can_just_remap(clone);
+		/* Not clone->finished: that has to be settled, see preresume. */
+		if (is_finished(clone))
 			return 0;
-		}
 	}
 
 	if (bad_source) {
@@ -2293,24 +2293,28 @@ static void note_dest_zeroed(struct clone *clone)
 
 	/* The zeroes need not be older than the last commit. */
 	if (!flush_destination(clone))
-		dm_clone_metadata_write_dest_zeroed(clone->cmd, true);
+		dm_clone_metadata_note_dest_zeroed(clone->cmd);
 }
 
 /*
- * From here on the destination may be written to, and a crash leave it so: whatever
- * is noted of it must be gone from the disk.  If that can't be done nothing may be
- * hydrated, which is what read-only mode is for.
+ * From here on what counts as committed must be found after a crash, or flushes of
+ * it would be acknowledged in vain.  And the destination may be written to, and a
+ * crash leave it so: whatever is noted of it must be gone from the disk.  If that
+ * can't be done nothing may be hydrated, and flushes fail, which is what read-only
+ * mode is for.
+ *
+ * Nothing is written where this has been done in this activation.
  */
-static void forget_dest_zeroed(struct clone *clone)
+static void settle_metadata(struct clone *clone)
 {
 	int r;
 
 	if (!may_change_metadata(clone))
 		return;
 
-	r = dm_clone_metadata_write_dest_zeroed(clone->cmd, false);
+	r = dm_clone_metadata_settle(clone->cmd);
 	if (r)
-		metadata_operation_failed(clone, "dm_clone_metadata_write_dest_zeroed", r);
+		metadata_operation_failed(clone, "dm_clone_metadata_settle", r);
 }
 
 /* No bios are in flight any more. */
@@ -2374,11 +2378,13 @@ static int clone_preresume(struct dm_target *ti)
 		dm_clone_metadata_set_read_write(clone->cmd);
 	else
 		try_to_recover(clone);
-	forget_dest_zeroed(clone);
+	settle_metadata(clone);
 
-	/* It may also have finished since this table was loaded. */
-	if (can_just_remap(clone))
+	/* If it could not be settled then it isn't finished. */
+	if (can_just_remap(clone)) {
+		dm_clone_release_bitmap(clone->cmd);
 		WRITE_ONCE(clone->finished, true);
+	}
 
 	mutex_unlock(&clone->commit_lock);
 

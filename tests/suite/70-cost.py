@@ -519,6 +519,25 @@ def _(t):
     t.note(f"{len(trace.commits(clone.meta.number))} commits for {len(fua)} writes")
 
 
+@test("an activation writes one block of metadata and flushes it once, {what}; a new table "
+      "nothing", ours="it does not write it",
+      what={"hydration goes on": False, "all is hydrated": True})
+def _(t, what):
+    clone = t.idle_clone(region=8, meta=t.metadata(kind="null"))
+    clone.put(0, clone.size if what else 64)
+    clone.deactivate()
+    with t.trace(clone.meta) as trace:
+        clone.activate()
+    changes = [b for b in trace.of(clone.meta.number) if b.writes or b.flush]
+    if [(b.sector, b.nr, b.flush) for b in changes] != [(0, 8, False), (0, 0, True)]:
+        raise Failure(f"{changes}")
+    with t.trace(clone.meta) as trace:
+        clone.reload()
+    if trace.bios:
+        raise Failure(f"a new table: {trace.bios}")
+    clone.check()
+
+
 @test("an idle, finished clone does nothing at all")
 def _(t):
     clone = t.clone(region=8)
