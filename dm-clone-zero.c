@@ -149,19 +149,55 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
  */
 
 /*
+ * Send a command for the @nr sectors from @sector on, @most of them at a time.
+ *
+ * With bios on the stack, one at a time, as all of the zeroer's: what
+ * blkdev_issue_zeroout() and its like allocate comes from a pool that all layers
+ * share.  Others above us may hold what it keeps in reserve, and wait for us.
+ */
+static int command(struct dm_clone_zeroer *zeroer, enum req_op op, sector_t sector,
+		   unsigned int nr, unsigned int most)
+{
+	unsigned int len;
+	int r = 0;
+
+	for (; nr && !r; sector += len, nr -= len) {
+		struct bio bio;
+
+		len = min(nr, most);
+		bio_init(&bio, zeroer->dest, NULL, 0, op);
+		bio.bi_iter.bi_sector = sector;
+		bio.bi_iter.bi_size = len << SECTOR_SHIFT;
+		r = submit_bio_wait(&bio);
+		bio_uninit(&bio);
+		cond_resched();
+	}
+
+	return r;
+}
+
+/* The queue below cuts it, with an eye to the granularity: that can't be done here. */
+static void discard(struct dm_clone_zeroer *zeroer, sector_t sector, unsigned int nr)
+{
+	command(zeroer, REQ_OP_DISCARD, sector, nr, MAX_COMMAND);
+}
+
+/*
  * Whatever it fails with, zeroes may be written instead.  A device that refuses
  * is not asked again: some find out only then that they can't do it.
  */
 static bool zero_by_command(struct dm_clone_zeroer *zeroer, sector_t sector,
 			    unsigned int nr)
 {
+	unsigned int block = bdev_logical_block_size(zeroer->dest) >> SECTOR_SHIFT;
+	unsigned int most = round_down(bdev_write_zeroes_sectors(zeroer->dest), block);
 	int r;
 
-	if (READ_ONCE(zeroer->refused) || !bdev_write_zeroes_sectors(zeroer->dest))
+	if (READ_ONCE(zeroer->refused) || !most)
 		return false;
 
-	r = blkdev_issue_zeroout(zeroer->dest, sector, nr, GFP_NOIO,
-				 BLKDEV_ZERO_NOFALLBACK);
+	/* Not all devices cut it: it's for who sends it to ask what they can do. */
+	r = command(zeroer, REQ_OP_WRITE_ZEROES, sector, nr, most);
 	if (r == -EOPNOTSUPP || r == -EREMOTEIO)
 		WRITE_ONCE(zeroer->refused, true);
 
@@ -202,7 +238,7 @@ static void zero_piece(struct dm_clone_zero_job *job, unsigned int slice)
 	u64 started = ktime_get_ns();
 
 	if (job->discard && sector >= job->discarded) {
-		blkdev_issue_discard(zeroer->dest, sector, nr, GFP_NOIO);
+		discard(zeroer, sector, nr);
 		job->discarded = sector + nr;
 	}
 
