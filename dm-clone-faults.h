@@ -38,6 +38,7 @@ enum dm_clone_halt {
 	DM_CLONE_HALT_READER_CLAIMED,	/* not knowing yet what it has claimed */
 	DM_CLONE_HALT_BATCH,		/* accounted for, unknown to the copier */
 	DM_CLONE_HALT_RETRY,		/* the same, of a region of a batch */
+	DM_CLONE_HALT_MARKED,		/* about to clear marks of what is claimed */
 };
 
 extern unsigned int dm_clone_halt_param;

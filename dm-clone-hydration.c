@@ -1212,8 +1212,16 @@ static bool zero_next(struct dm_clone_hydration *h)
 		return false;
 	}
 
+	dm_clone_halt(DM_CLONE_HALT_MARKED);
 	dm_clone_marks_clear(&h->marks, begin, end);
+
+	/*
+	 * Whoever had the claim may have failed and released it since.  That has kicked
+	 * the engine, which has passed by for the sake of the marks.  Another kick, and
+	 * before the claim to be idle: see dm_clone_hydration_wait().
+	 */
 	spin_lock_irq(&h->lock);
+	kick(h);
 	WRITE_ONCE(h->zeroing, false);
 	__wake_if_idle(h);
 	spin_unlock_irq(&h->lock);

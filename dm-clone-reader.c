@@ -382,6 +382,11 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 	struct dm_clone_read *read;
 
 	end = min(end, begin + (DM_CLONE_MAX_READ >> geo->region_shift));
+
+	/* A claim would be in the way of zeroing, which passes it by. */
+	if (dm_clone_hydration_is_to_zero(reader->hydration, begin, end))
+		return DM_CLONE_READ_NOT_NOW;
+
 	read = alloc_read(reader, dm_clone_range_end(geo, end) - sector, most);
 	if (!read)
 		return DM_CLONE_READ_NOT_NOW;

@@ -54,7 +54,7 @@ def replaced(t, path, made_by):
 class Halts:
     """A module that stands still at a place of the code, see dm-clone-faults.h."""
 
-    READER, READER_CLAIMED, BATCH, RETRY = 1, 2, 3, 4
+    READER, READER_CLAIMED, BATCH, RETRY, MARKED = 1, 2, 3, 4, 5
 
     def __init__(self, t):
         self._t = t

@@ -3,7 +3,7 @@
 
 import os
 
-from lib import disks
+from lib import disks, modules
 from lib.blk import FORMER, MIB, SOURCE, ZERO
 from lib.errors import Failure, Missed
 from lib.framework import test
@@ -165,6 +165,28 @@ def _(t, kind):
     clone.until_hydrated()
     clone.model.set(0, 4 * MIB, ZERO)
     clone.check()
+
+
+@test("what zeroing leaves to a write that fails meanwhile is copied", ours=OURS)
+def _(t):
+    with modules.halting(t) as halts:
+        clone = t.idle_clone(region=128, size=4 * MIB)
+        clone.source.hold()
+        write = t.background(lambda: clone.block.put(0, 8, t.stamp()))
+        write.must_block(0.1, "a write whose copy is held")
+        halts.at(halts.MARKED)
+        t.within(10, clone.discard, "a long discard")
+        halts.until_at(halts.MARKED)
+        clone.enable_hydration()
+        # Its end kicks the engine, which finds nothing but marks.
+        clone.source.fail_range(64, 8)
+        t.fails(write.wait, what="a write whose copy fails")
+        t.until(lambda: not clone.status().hydrating, "the end of the copy")
+        clone.source.heal()
+        halts.at(0)
+        clone.until_hydrated()
+        clone.model.set(128, clone.size - 128, ZERO)
+        clone.check()
 
 
 @test("reads don't hydrate what is to be zeroed", ours=OURS)
