@@ -956,6 +956,21 @@ static bool end_pass(struct dm_clone_hydration *h)
 	return again;
 }
 
+/*
+ * Pass by what is marked from @begin on, much of it in one go: there may be millions,
+ * and each kick may have us pass by them again.  If it has lost its mark by now, *@next
+ * stays where it is.
+ */
+static void pass_by_marked(struct dm_clone_hydration *h, unsigned long begin,
+			   unsigned long end, unsigned long *next)
+{
+	unsigned long run_end;
+
+	end = min(end, begin + DM_CLONE_MARKS_STRIDE);
+	if (dm_clone_marks_find_run(&h->marks, begin, end, &run_end))
+		*next = run_end;
+}
+
 /* Go on with the unhydrated region @begin, in what ends with region @end - 1. */
 static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 		       unsigned long begin, unsigned long end, unsigned long *next)
@@ -966,7 +981,7 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 	if (dm_clone_find_run(h->cmd, begin, begin + nr, &run_end))
 		return true;	/* hydrated by now, look for another */
 	if (dm_clone_marks_find_run(&h->marks, begin, run_end, &run_end)) {
-		*next = run_end;
+		pass_by_marked(h, begin, end, next);
 		return true;
 	}
 

@@ -12,9 +12,6 @@
 
 #include "dm-clone-marks.h"
 
-/* Bits that are gone through at a time, with interrupts off. */
-#define STRIDE	BIT(18)
-
 void dm_clone_marks_init(struct dm_clone_marks *marks, unsigned long nr_regions)
 {
 	marks->nr_regions = nr_regions;
@@ -58,7 +55,7 @@ int dm_clone_marks_set(struct dm_clone_marks *marks, unsigned long begin,
 	unsigned long *bits = NULL, next;
 
 	for (; begin < end; begin = next) {
-		next = min(end, begin + STRIDE);
+		next = min(end, begin + DM_CLONE_MARKS_STRIDE);
 		while (!mark(marks, &bits, begin, next)) {
 			/* Not at the cost of others: it can be done without. */
 			bits = kvcalloc(BITS_TO_LONGS(marks->nr_regions), sizeof(*bits),
@@ -90,7 +87,7 @@ void dm_clone_marks_clear(struct dm_clone_marks *marks, unsigned long begin,
 	unsigned long next;
 
 	for (; begin < end; begin = next) {
-		next = min(end, begin + STRIDE);
+		next = min(end, begin + DM_CLONE_MARKS_STRIDE);
 		clear_some(marks, begin, next);
 	}
 }
@@ -120,14 +117,14 @@ bool dm_clone_marks_find_run(struct dm_clone_marks *marks, unsigned long begin,
 static bool __find(struct dm_clone_marks *marks, unsigned long most,
 		   unsigned long *begin, unsigned long *end, unsigned long **unused)
 {
-	unsigned long until = min(marks->end, marks->begin + STRIDE);
+	unsigned long until = min(marks->end, marks->begin + DM_CLONE_MARKS_STRIDE);
 
 	lockdep_assert_held(&marks->lock);
 
 	marks->begin = find_next_bit(marks->bits, until, marks->begin);
 	if (marks->begin < until) {
 		*begin = marks->begin;
-		until = min(marks->end, *begin + min(most, STRIDE));
+		until = min(marks->end, *begin + min(most, DM_CLONE_MARKS_STRIDE));
 		*end = find_next_zero_bit(marks->bits, until, *begin);
 		return true;
 	}

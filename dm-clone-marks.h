@@ -12,8 +12,12 @@
 #ifndef DM_CLONE_MARKS_H
 #define DM_CLONE_MARKS_H
 
+#include <linux/bits.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
+
+/* Regions that are gone through at a time, at most, with interrupts off. */
+#define DM_CLONE_MARKS_STRIDE	BIT(18)
 
 struct dm_clone_marks {
 	unsigned long nr_regions;
