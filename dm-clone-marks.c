@@ -9,6 +9,8 @@
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
 
 #include "dm-clone-marks.h"
 
@@ -49,6 +51,18 @@ static bool mark(struct dm_clone_marks *marks, unsigned long **bits,
 	return r;
 }
 
+/*
+ * Not at the cost of others: it can be done without.  So it may fail, and neither I/O
+ * nor compaction, which kvcalloc() would ask for with these flags, is worth it.
+ */
+static unsigned long *alloc_bits(unsigned long nr)
+{
+	const gfp_t gfp = GFP_NOIO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN | __GFP_ZERO;
+	size_t size = BITS_TO_LONGS(nr) * sizeof(unsigned long);
+
+	return size > PAGE_SIZE ? __vmalloc(size, gfp) : kmalloc(size, gfp);
+}
+
 int dm_clone_marks_set(struct dm_clone_marks *marks, unsigned long begin,
 		       unsigned long end)
 {
@@ -57,9 +71,7 @@ int dm_clone_marks_set(struct dm_clone_marks *marks, unsigned long begin,
 	for (; begin < end; begin = next) {
 		next = min(end, begin + DM_CLONE_MARKS_STRIDE);
 		while (!mark(marks, &bits, begin, next)) {
-			/* Not at the cost of others: it can be done without. */
-			bits = kvcalloc(BITS_TO_LONGS(marks->nr_regions), sizeof(*bits),
-					GFP_NOIO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+			bits = alloc_bits(marks->nr_regions);
 			if (!bits)
 				return -ENOMEM;
 		}
