@@ -154,7 +154,7 @@ EXPECTED = {
     ("meta", "write errors"):
         Expected(fails=("create", *FLUSHES), mode="ro", comes_back="resume"),
     ("meta", "flush errors"):
-        Expected(fails=("create", "load", *FLUSHES), mode="ro", comes_back="resume"),
+        Expected(fails=("create", *FLUSHES), mode="ro", comes_back="resume"),
     ("meta", "dropped writes"): Expected(fails=("create",), lies=True),
     ("meta", "delays"): Expected(),
     ("meta", "nothing but errors"):
