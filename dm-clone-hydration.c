@@ -1487,7 +1487,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 		goto bad_pool;
 	}
 
-	h->zeroer = dm_clone_zeroer_create(geo->dest, wq_dest, h->pacer);
+	h->zeroer = dm_clone_zeroer_create(geo->dest, h->pacer);
 	if (!h->zeroer) {
 		r = -ENOMEM;
 		goto bad_pacer;

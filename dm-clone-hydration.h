@@ -101,7 +101,8 @@ struct dm_clone_hydration_events {
 
 /*
  * @geo, @cmd and @claims must outlive the engine.  What may block on the source is
- * done on @wq_source, the rest, the engine itself too, on @wq_dest; both must have a
+ * done on @wq_source, the rest, the engine itself too, on @wq_dest, but for what the
+ * zeroer does (dm-clone-zero.h); both must have a
  * rescuer.  The engine is created disabled and suspended.  Returns an ERR_PTR() on
  * failure.
  */

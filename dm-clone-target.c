@@ -210,9 +210,10 @@
  *	wq_commit	commit_work and flush_work; may block on the metadata device,
  *			and on the destination, for as long as a commit takes
  *	wq_source	deferred_read_work, the copier's reads, reads ahead
- *	wq_dest		deferred_work, the copier's and the reader's writes, the
- *			zeroer's works, one a job, and the engine, which starts no
- *			I/O itself
+ *	wq_dest		deferred_work, the copier's and the reader's writes, and the
+ *			engine, which starts no I/O itself
+ *	the zeroer's	its works, one a job, a few of them at a time: each waits for
+ *			the destination, so any number would leave no worker of wq_dest
  *
  * With a hung source, writes of whole regions and all I/O to hydrated ones go on,
  * waited for a claim or not.  No work waits for another (but for one that zeroes, if

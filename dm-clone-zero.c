@@ -37,6 +37,9 @@
 #define MAX_SLICE	DM_CLONE_MAX_PIECE
 #define SMALL_SLICE	DM_CLONE_MIN_PIECE
 
+/* Jobs that are at work at once: enough to keep a device busy. */
+#define MAX_AT_WORK	8
+
 /* A job in the background asks again after so many jiffies, if not before. */
 #define MAX_WAIT	(HZ / 50 + 1)
 
@@ -340,7 +343,6 @@ void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job
 }
 
 struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
-					       struct workqueue_struct *wq,
 					       struct dm_clone_pacer *pacer)
 {
 	struct dm_clone_zeroer *zeroer = kzalloc(sizeof(*zeroer), GFP_KERNEL);
@@ -348,23 +350,33 @@ struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
 	if (!zeroer)
 		return NULL;
 
+	zeroer->wq = alloc_workqueue("dm-clone-zero", WQ_MEM_RECLAIM | WQ_UNBOUND,
+				     MAX_AT_WORK);
+	if (!zeroer->wq)
+		goto bad;
+
 	zeroer->reserve = dm_clone_buffer_alloc(SMALL_SLICE, 1, GFP_KERNEL);
-	if (!zeroer->reserve) {
-		kfree(zeroer);
-		return NULL;
-	}
+	if (!zeroer->reserve)
+		goto bad_wq;
 
 	zeroer->dest = dest;
-	zeroer->wq = wq;
 	zeroer->pacer = pacer;
 	zeroer->command = MIN_COMMAND;
 	mutex_init(&zeroer->reserve_lock);
 
 	return zeroer;
+
+bad_wq:
+	destroy_workqueue(zeroer->wq);
+bad:
+	kfree(zeroer);
+	return NULL;
 }
 
 void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer)
 {
+	/* The last job is done, but the work that has told so may not have returned. */
+	destroy_workqueue(zeroer->wq);
 	mutex_destroy(&zeroer->reserve_lock);
 	dm_clone_buffer_free(zeroer->reserve);
 	kfree(zeroer);

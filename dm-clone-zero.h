@@ -19,8 +19,10 @@
  * have their turn even when the workqueue is down to its rescuer, and a job in
  * the background asks whether it is to stop, and the pacer.
  *
- * Only the destination is touched, so the workqueue must be one on which nothing
- * waits for the source.
+ * Only the destination is touched.  Of jobs there may be thousands, a short discard
+ * is one, and each keeps a worker until the destination answers.  So they have a
+ * workqueue of their own, which works on a few at a time: nothing but zeroing waits
+ * for its turn there.
  */
 #ifndef DM_CLONE_ZERO_H
 #define DM_CLONE_ZERO_H
@@ -59,9 +61,8 @@ struct dm_clone_zero_job {
 	sector_t discarded;		/* all before this has been */
 };
 
-/* Returns NULL if there's no memory.  @wq and @pacer must outlive the zeroer. */
+/* Returns NULL if there's no memory.  @pacer must outlive the zeroer. */
 struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
-					       struct workqueue_struct *wq,
 					       struct dm_clone_pacer *pacer);
 
 /* No job may be under way. */

@@ -5,7 +5,7 @@ worker that others need, who can do without this device.
 
 import glob
 
-from lib.blk import SOURCE
+from lib.blk import MIB, SOURCE, ZERO, Block
 from lib.errors import Failure, Missed
 from lib.framework import test
 
@@ -88,4 +88,27 @@ def _(t):
             raise Failure("a read of an unhydrated region shows something else")
     clone.dest.heal()
     clone.model.set(REGION, 8, SOURCE)
+    clone.check()
+
+
+@test("discards that hang, however many, are in the way of no write elsewhere",
+      ours="it never zeroes")
+def _(t):
+    clone = t.idle_clone(region=8, size=4 * MIB)
+    nr = 300                    # more than a workqueue works on at a time by default
+    clone.dest.hold_range(0, 8 * nr)
+    # What cuts one discard: of several ioctls one would wait for the other.
+    above = t.mapped([(first, 8, "linear", f"{clone.device.number} {first}")
+                      for first in range(0, 8 * nr, 8)])
+    block = Block(above.path)
+    discard = t.background(block.discard)
+    clone.until(lambda s: s.hydrating == nr, "the discards")
+    t.within(10, lambda: clone.put(2 * MIB + 3, 2), "a write to a part of a region")
+    if discard.done:
+        raise Failure("a discard has ended on a disk that is held")
+    clone.dest.heal()
+    discard.wait()
+    block.close()
+    above.remove()
+    clone.model.set(0, 8 * nr, ZERO)
     clone.check()
