@@ -1059,13 +1059,37 @@ static void keep_discarded(struct clone *clone, struct clone_io *io, struct bio 
 	end_discard(clone, io, bio, BLK_STS_OK);
 }
 
-/* A discard of whole regions that owns the claim. */
+/* Have the whole regions [begin, end) of @bio zeroed later: a discard that is over. */
+static void remember_discard(struct clone *clone, struct bio *bio,
+			     unsigned long begin, unsigned long end)
+{
+	/* If there's no memory to remember it with, then not. */
+	dm_clone_hydration_zero_later(clone->hydration, begin, end);
+	bio_endio(bio);
+}
+
+/* The regions of a claim that was made for no more than a moment. */
+static void remember_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
+{
+	unsigned long begin = io->copy.claim.begin, end = io->copy.claim.end;
+
+	/* First: zeroing leaves to others what they have claimed. */
+	release_claim(clone, io);
+	remember_discard(clone, bio, begin, end);
+}
+
+/*
+ * A discard of whole regions that owns the claim.  It may be a long one: the destination
+ * was zeroed when that was looked at, and then a write failed for which this has waited.
+ */
 static void discard_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
 	if (has_feature(clone, NO_DISCARD_PASSDOWN))
 		keep_discarded(clone, io, bio, DM_CLONE_BY_KEEPING);
 	else if (dm_clone_hydration_is_dest_zeroed(clone->hydration))
 		keep_discarded(clone, io, bio, DM_CLONE_BY_ZEROING);
+	else if (bio_sectors(bio) > MAX_SHORT_DISCARD)
+		remember_claimed(clone, io, bio);
 	else
 		dm_clone_zero_regions(clone->hydration, &io->copy,
 				      clone->discard_passdown, zeroed_for_bio);
@@ -1086,9 +1110,7 @@ static int map_long_discard(struct clone *clone, struct bio *bio,
 	if (!may_change_metadata(clone))
 		return DM_MAPIO_KILL;
 
-	/* If there's no memory to remember it with, then not. */
-	dm_clone_hydration_zero_later(clone->hydration, begin, end);
-	bio_endio(bio);
+	remember_discard(clone, bio, begin, end);
 
 	return DM_MAPIO_SUBMITTED;
 }

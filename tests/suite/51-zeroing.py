@@ -189,6 +189,29 @@ def _(t):
         clone.check()
 
 
+@test("a long discard takes no short way when the destination ceases to be zeroed",
+      ours=OURS)
+def _(t):
+    clone = t.clone(region=128, size=8 * MIB, former=0,
+                    features=["no_hydration", "zeroed_destination"])
+    clone.source.hold()
+    write = t.background(lambda: clone.block.put(0, 8, t.stamp()))
+    write.must_block(0.1, "a write whose copy is held")
+    discard = t.background(clone.discard)
+    discard.must_block(0.2, "a discard of what is being written")
+    clone.dest.hold_range(4 * MIB, 8)
+    clone.source.fail_range(64, 8)
+    t.fails(write.wait, what="a write whose copy fails")
+    discard.wait(what="a long discard")
+    if clone.status().done:
+        raise Failure("zeroed on a destination that is held")
+    clone.source.heal()
+    clone.dest.heal()
+    clone.until_hydrated()
+    clone.model.set(0, clone.size, ZERO)
+    clone.check()
+
+
 @test("reads don't hydrate what is to be zeroed", ours=OURS)
 def _(t):
     clone = held_clone(t)
