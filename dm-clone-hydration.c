@@ -341,7 +341,12 @@ blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t wri
 	struct dm_clone_outcome outcome = copy->means == DM_CLONE_BY_COPY ?
 					  copy->job.outcome : copy->zero.outcome;
 
-	/* What the copy has written is the source's, and nothing is spoilt by that. */
+	/*
+	 * What the copy has written is the source's.  It may be found there by a discard
+	 * that takes the destination for zeroed: that promises nothing.  A copy that
+	 * finds zeroes in the source finds them in what was copied, too.  So nothing is
+	 * spoilt by that.
+	 */
 	if (refused && !outcome.status) {
 		atomic_long_sub(copy->claim.end - copy->claim.begin, &h->nr_in_flight);
 		return written;

@@ -175,8 +175,9 @@ void dm_clone_hydration_release(struct dm_clone_hydration *h,
 				struct dm_clone_claim *claim);
 
 /*
- * Regions that are not hydrated are known to be zero in the destination, or no
- * longer.  Then there's nothing to write in order to zero them.
+ * Regions that are not hydrated are known to be zero in the destination, but for
+ * sectors that hold what the source has there (see dm_clone_copy_rest_end()); or no
+ * longer.  Then there's nothing to write in order to discard them, or to copy zeroes.
  */
 void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed);
 bool dm_clone_hydration_is_dest_zeroed(struct dm_clone_hydration *h);

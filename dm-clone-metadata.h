@@ -126,8 +126,9 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd);
 
 /*
  * The mark that says: wherever regions are not hydrated the destination reads as
- * zeroes.  It survives a clean deactivation, and must not survive a crash of a
- * clone that may have written to the destination.  So it goes like this:
+ * zeroes, or as the source does.  It survives a clean deactivation, and must not
+ * survive a crash of a clone that may have written to the destination.  So it goes
+ * like this:
  *
  *  - dm_clone_metadata_found_dest_zeroed() tells whether it was there when the
  *    metadata was opened; not so if that was formatted.

@@ -273,9 +273,10 @@ struct clone_store {
 	bool no_space;			/* to flush the destination; commit_lock */
 
 	/*
-	 * A region that counts as unhydrated may have been written to, in this
-	 * activation (a copy or an overwrite has failed) or in an earlier one: if
-	 * that has ended well and knew of none, the metadata says so.
+	 * A region that counts as unhydrated may have been written to, with anything
+	 * but what the source has there, in this activation (a copy or an overwrite
+	 * has failed) or in an earlier one: if that has ended well and knew of none,
+	 * the metadata says so.
 	 */
 	bool spoilt;
 };
@@ -2296,7 +2297,7 @@ static void clone_presuspend_undo(struct dm_target *ti)
 	start_hydration(ti->private);
 }
 
-/* Is nothing to be found in the destination where regions are not hydrated? */
+/* Is there nothing but zeroes, or the source's, where regions are not hydrated? */
 static bool is_dest_zeroed(struct clone *clone)
 {
 	return has_feature(clone, ZEROED_DESTINATION) && !READ_ONCE(clone->store->spoilt);
@@ -2688,7 +2689,7 @@ static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 	unsigned int i;
 	int r = 0;
 
-	/* All or none. */
+	/* If one makes no sense then none is taken. */
 	for (i = 0; i + 1 < nr_args; i += 2)
 		if (parse_sectors(clone, argv + i, &s))
 			return -EINVAL;
@@ -2698,6 +2699,7 @@ static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 	if (dm_clone_is_hydration_done(clone->cmd))
 		return 0;
 
+	/* If there's no memory for one, those before it are kept: they cost nothing. */
 	for (i = 0; i + 1 < nr_args && !r; i += 2) {
 		parse_sectors(clone, argv + i, &s);
 		whole_regions(clone, &s, &range);

@@ -69,8 +69,9 @@ struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
 void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer);
 
 /*
- * Regions that are not hydrated are known to be zero in the destination, or no
- * longer.  Then there's nothing to do in order to zero them, and no job to start.
+ * Regions that are not hydrated are known to hold nothing in the destination but
+ * zeroes, or what the source has in the same place; or no longer.  Then zeroes of the
+ * source are there already, a discard may leave the rest, and no job is to be started.
  */
 void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer, bool zeroed);
 bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer);
