@@ -3,11 +3,18 @@
  * Copyright (C) 2026 the dm-clone authors
  *
  * Buffers: memory that data rests in on its way from the source to the
- * destination, in chunks as large as they are to be had.
+ * destination, in chunks as large as they are available.
+ *
+ * All clones share one bound for it.  A user of buffers may hold as much as would then
+ * be left for all others.  So one that is alone may take half of the bound, n of them
+ * end up with a part in n + 1 each, as buffers come and go; and one that gives nothing
+ * back, since its device hangs, leaves half to the rest.  Who gets none is expected to
+ * have what it needs to go on without.
  */
 #ifndef DM_CLONE_BUFFER_H
 #define DM_CLONE_BUFFER_H
 
+#include <linux/atomic.h>
 #include <linux/bio.h>
 #include <linux/gfp.h>
 #include <linux/types.h>
@@ -18,7 +25,22 @@
  */
 #define DM_CLONE_GFP_NOWAIT	(GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN)
 
+/* A user of buffers: zero it before use. */
+struct dm_clone_memory {
+	atomic_long_t nr_pages;
+};
+
+static inline unsigned long dm_clone_memory_in_use(struct dm_clone_memory *memory)
+{
+	return atomic_long_read(&memory->nr_pages) << PAGE_SHIFT;
+}
+
+/* When the module is loaded, and unloaded. */
+int dm_clone_memory_init(void);
+void dm_clone_memory_exit(void);
+
 struct dm_clone_buffer {
+	struct dm_clone_memory *memory;	/* the user's, or NULL */
 	unsigned int order;		/* of the chunks */
 	unsigned int nr_chunks;
 	struct bio_vec *vecs;		/* for the bios that are set up here */
@@ -26,13 +48,15 @@ struct dm_clone_buffer {
 };
 
 /*
- * A buffer for @sectors, of which a bio each may hold one of @nr_parts parts at
- * a time.  Returns NULL if there's no memory, and does not warn of that.
+ * Allocate a buffer of @sectors, up to @nr_parts bios may be set up on disjoint parts
+ * of it at once.  It counts for @memory; with NULL it does not count, nor is it bound.
+ * Returns NULL if there's no memory, and does not warn of that.
  */
-struct dm_clone_buffer *dm_clone_buffer_alloc(unsigned int sectors,
+struct dm_clone_buffer *dm_clone_buffer_alloc(struct dm_clone_memory *memory,
+					      unsigned int sectors,
 					      unsigned int nr_parts, gfp_t gfp);
 
-/* NULL is fine. */
+/* NULL is fine.  Any context. */
 void dm_clone_buffer_free(struct dm_clone_buffer *buffer);
 
 /*

@@ -11,6 +11,8 @@
 
 #include <linux/blkdev.h>
 #include <linux/fs.h>
+#include <linux/shrinker.h>
+#include <linux/slab.h>
 
 /* Mode of dm_get_device(): blk_mode_t has replaced fmode_t. */
 #ifdef BLK_OPEN_READ
@@ -27,5 +29,46 @@
 #else
 #define DM_CLONE_VALIDATOR struct dm_block_validator
 #endif
+
+/* Shrinkers have come to be allocated by their own. */
+typedef unsigned long (*dm_clone_shrink_fn)(struct shrinker *shrinker,
+					    struct shrink_control *sc);
+
+static inline struct shrinker *dm_clone_create_shrinker(dm_clone_shrink_fn count,
+							dm_clone_shrink_fn scan)
+{
+#ifdef SHRINKER_ALLOCATED
+	struct shrinker *shrinker = shrinker_alloc(0, "dm-clone");
+#else
+	struct shrinker *shrinker = kzalloc(sizeof(*shrinker), GFP_KERNEL);
+#endif
+
+	if (!shrinker)
+		return NULL;
+
+	shrinker->count_objects = count;
+	shrinker->scan_objects = scan;
+	shrinker->seeks = DEFAULT_SEEKS;
+#ifdef SHRINKER_ALLOCATED
+	shrinker_register(shrinker);
+#else
+	if (register_shrinker(shrinker, "dm-clone")) {
+		kfree(shrinker);
+		return NULL;
+	}
+#endif
+
+	return shrinker;
+}
+
+static inline void dm_clone_destroy_shrinker(struct shrinker *shrinker)
+{
+#ifdef SHRINKER_ALLOCATED
+	shrinker_free(shrinker);
+#else
+	unregister_shrinker(shrinker);
+	kfree(shrinker);
+#endif
+}
 
 #endif /* DM_CLONE_COMPAT_H */

@@ -32,42 +32,25 @@
 #include "dm-clone-pacer.h"
 #include "dm-clone-zero.h"
 
-#define KIB(n)		((n) << (10 - SECTOR_SHIFT))
-
-/*
- * Buffers come in three sizes, so that many small slices can be under way at once
- * without taking much more memory than they hold.  In sectors.
- */
-#define NR_SIZES	3
-
-static const unsigned int buffer_sizes[DM_CLONE_NR_CLASSES][NR_SIZES] = {
-	[DM_CLONE_URGENT] = { KIB(16), KIB(32), KIB(64) },
-	[DM_CLONE_BACKGROUND] = { KIB(16), KIB(128), DM_CLONE_MAX_PIECE },
-};
-
-/* Memory for all of them, in sectors. */
-static const unsigned int max_memory[DM_CLONE_NR_CLASSES] = {
-	[DM_CLONE_URGENT] = KIB(4096),
-	[DM_CLONE_BACKGROUND] = DM_CLONE_MAX_WINDOW,
-};
+/* The largest slice, and the one that is always possible, in sectors: 1 MiB, 64 KiB. */
+#define MAX_SLICE	DM_CLONE_MAX_PIECE
+#define RESERVED_SLICE	DM_CLONE_MIN_PIECE
 
 /* Background jobs that may wait to be started, in sectors: enough to go on with. */
 #define MAX_BACKLOG	DM_CLONE_MIN_PIECE
 
-/* A class of jobs: its buffers, its jobs and its works. */
+/* A class of jobs. */
 struct pool {
 	struct dm_clone_copier *copier;	/* constant, down to the works */
 	bool paced;
-	const unsigned int *sizes;
-	unsigned int max_memory;
-	struct buffer *first;		/* of the largest size; is never freed */
+	struct slice *reserve;
 	struct delayed_work read_work;
 	struct work_struct write_work;
 
-	unsigned int memory;		/* of all buffers; the rest: copier->lock */
-	struct list_head free[NR_SIZES];
+	struct dm_clone_memory memory;
+	bool reserve_used;		/* the rest: copier->lock */
 	struct list_head jobs;		/* that have something to start */
-	struct list_head to_write;	/* buffers */
+	struct list_head to_write;	/* slices */
 };
 
 struct dm_clone_copier {
@@ -89,13 +72,9 @@ struct dm_clone_copier {
 	struct pool pools[DM_CLONE_NR_CLASSES];
 };
 
-struct buffer {
-	struct list_head list;		/* in free or to_write; copier->lock */
-	struct dm_clone_copier *copier;
+struct slice {
+	struct list_head list;		/* in to_write; copier->lock */
 	struct pool *pool;
-	unsigned int size;		/* which of the pool's sizes */
-
-	/* The slice it is in use for. */
 	struct dm_clone_job *job;
 	sector_t sector;
 	unsigned int nr_sectors;
@@ -104,7 +83,7 @@ struct buffer {
 
 	struct bio bio;
 	struct dm_clone_zero_job zero;
-	struct dm_clone_buffer *data;
+	struct dm_clone_buffer *buffer;
 };
 
 static void run_read_work(struct pool *pool)
@@ -118,166 +97,92 @@ static void run_read_work(struct pool *pool)
 
 /*
  *---------------------------------------------------------------
- * Buffers
+ * Memory.  A slice has just what it needs, for as long as it needs it.
  *---------------------------------------------------------------
  */
 
-static void free_buffer(struct buffer *b)
+static void free_slice(struct slice *s)
 {
-	dm_clone_buffer_free(b->data);
-	kfree(b);
-}
-
-static struct buffer *alloc_buffer(struct pool *pool, unsigned int size, gfp_t gfp)
-{
-	struct buffer *b = kzalloc(sizeof(*b), gfp | __GFP_NOWARN);
-
-	if (!b)
-		return NULL;
-
-	b->copier = pool->copier;
-	b->pool = pool;
-	b->size = size;
-	b->data = dm_clone_buffer_alloc(pool->sizes[size], 1, gfp);
-	if (!b->data) {
-		kfree(b);
-		return NULL;
-	}
-
-	return b;
-}
-
-/* Take a buffer that is neither in use nor the first one off the pool. */
-static struct buffer *__take_idle(struct pool *pool, unsigned int size)
-{
-	struct buffer *b;
-
-	list_for_each_entry(b, &pool->free[size], list) {
-		if (b == pool->first)
-			continue;
-		list_del(&b->list);
-		pool->memory -= pool->sizes[size];
-		return b;
-	}
-
-	return NULL;
-}
-
-/* Make room for a buffer of @size, if need be at the cost of @idle ones of others. */
-static bool __make_room(struct pool *pool, unsigned int size, struct list_head *idle)
-{
-	unsigned int needed = pool->sizes[size], i;
-	struct buffer *b;
-
-	for (i = 0; i < NR_SIZES; i++)
-		while (i != size && pool->memory + needed > pool->max_memory &&
-		       (b = __take_idle(pool, i)))
-			list_add(&b->list, idle);
-
-	if (pool->memory + needed > pool->max_memory)
-		return false;
-
-	pool->memory += needed;
-	return true;
-}
-
-static void free_buffers(struct list_head *list)
-{
-	struct buffer *b, *tmp;
-
-	list_for_each_entry_safe(b, tmp, list, list)
-		free_buffer(b);
-}
-
-/* See whether there may be one more buffer of @size. */
-static void add_buffer(struct dm_clone_copier *copier, struct pool *pool,
-		       unsigned int size)
-{
-	struct buffer *b;
-	LIST_HEAD(idle);
-	bool room;
-
-	spin_lock_irq(&copier->lock);
-	room = __make_room(pool, size, &idle);
-	spin_unlock_irq(&copier->lock);
-
-	free_buffers(&idle);
-	if (!room)
+	if (!s)
 		return;
 
-	/* Must not wait: writing out memory may need what we're about to do. */
-	b = alloc_buffer(pool, size, DM_CLONE_GFP_NOWAIT);
+	dm_clone_buffer_free(s->buffer);
+	kfree(s);
+}
+
+static struct slice *alloc_slice(struct pool *pool, struct dm_clone_memory *memory,
+				 unsigned int nr_sectors, gfp_t gfp)
+{
+	struct slice *s = kzalloc(sizeof(*s), gfp | __GFP_NOWARN);
+
+	if (!s)
+		return NULL;
+
+	s->pool = pool;
+	s->nr_sectors = nr_sectors;
+	s->buffer = dm_clone_buffer_alloc(memory, nr_sectors, 1, gfp);
+	if (!s->buffer) {
+		kfree(s);
+		return NULL;
+	}
+
+	return s;
+}
+
+/* The slice that needs no memory, if it's not in use. */
+static struct slice *take_reserve(struct pool *pool, unsigned int nr_sectors)
+{
+	struct dm_clone_copier *copier = pool->copier;
+	struct slice *s = NULL;
 
 	spin_lock_irq(&copier->lock);
-	if (b)
-		list_add(&b->list, &pool->free[size]);
-	else
-		pool->memory -= pool->sizes[size];
+	if (!pool->reserve_used) {
+		pool->reserve_used = true;
+		s = pool->reserve;
+		s->nr_sectors = min(nr_sectors, RESERVED_SLICE);
+	}
 	spin_unlock_irq(&copier->lock);
+
+	return s;
 }
 
-/* The size for a slice of so many sectors. */
-static unsigned int fitting_size(struct pool *pool, unsigned int nr_sectors)
+/*
+ * A slice of @nr_sectors, or of fewer if there's not memory for as many.  Does not wait
+ * for any: writing out memory may need what we're about to do.
+ */
+static struct slice *get_slice(struct pool *pool, unsigned int nr_sectors)
 {
-	unsigned int size = 0;
+	unsigned int nr = nr_sectors;
+	struct slice *s;
 
-	while (size < NR_SIZES - 1 && pool->sizes[size] < nr_sectors)
-		size++;
-
-	return size;
+	for (;;) {
+		s = alloc_slice(pool, &pool->memory, nr,
+				DM_CLONE_GFP_NOWAIT);
+		if (s)
+			return s;
+		if (nr <= RESERVED_SLICE)
+			return take_reserve(pool, nr);
+		nr = rounddown_pow_of_two(nr - 1);
+	}
 }
 
-/* A free buffer, of this size if there's one, else a larger one, else any. */
-static struct buffer *__find_free(struct pool *pool, unsigned int size)
+/* Give @s back, and see that a job that waits for it, or for memory, gets it. */
+static void put_slice(struct slice *s)
 {
-	unsigned int i;
-
-	for (i = size; i < NR_SIZES; i++)
-		if (!list_empty(&pool->free[i]))
-			return list_first_entry(&pool->free[i], struct buffer, list);
-
-	for (i = size; i--;)
-		if (!list_empty(&pool->free[i]))
-			return list_first_entry(&pool->free[i], struct buffer, list);
-
-	return NULL;
-}
-
-/* Give @b back, and if a job is waiting for one see that it gets it. */
-static void put_buffer(struct buffer *b)
-{
-	struct dm_clone_copier *copier = b->copier;
+	struct pool *pool = s->pool;
+	struct dm_clone_copier *copier = pool->copier;
+	bool reserved = s == pool->reserve;
 	unsigned long flags;
 
-	spin_lock_irqsave(&copier->lock, flags);
-	list_add(&b->list, &b->pool->free[b->size]);
-	if (!list_empty(&b->pool->jobs))
-		run_read_work(b->pool);
-	spin_unlock_irqrestore(&copier->lock, flags);
-}
-
-static void __take_surplus(struct pool *pool, struct list_head *surplus)
-{
-	struct buffer *b;
-	unsigned int i;
-
-	for (i = 0; i < NR_SIZES; i++)
-		while ((b = __take_idle(pool, i)))
-			list_add(&b->list, surplus);
-}
-
-void dm_clone_copier_shrink(struct dm_clone_copier *copier)
-{
-	unsigned long flags;
-	LIST_HEAD(surplus);
-	int i;
+	if (!reserved)
+		free_slice(s);
 
 	spin_lock_irqsave(&copier->lock, flags);
-	for (i = 0; i < DM_CLONE_NR_CLASSES; i++)
-		__take_surplus(&copier->pools[i], &surplus);
+	if (reserved)
+		pool->reserve_used = false;
+	if (!list_empty(&pool->jobs))
+		run_read_work(pool);
 	spin_unlock_irqrestore(&copier->lock, flags);
-
-	free_buffers(&surplus);
 }
 
 /*
@@ -301,145 +206,145 @@ static void put_job(struct dm_clone_copier *copier, struct dm_clone_job *job)
 }
 
 /* The first slice that fails is the last one that is started. */
-static void note_error(struct dm_clone_copier *copier, struct buffer *b)
+static void note_error(struct dm_clone_copier *copier, struct slice *s)
 {
-	struct dm_clone_job *job = b->job;
+	struct dm_clone_job *job = s->job;
 	unsigned long flags;
 
 	spin_lock_irqsave(&copier->lock, flags);
 	if (!job->outcome.status) {
-		job->outcome.status = b->bio.bi_status;
-		job->outcome.sector = b->sector;
-		job->outcome.read_failed = bio_op(&b->bio) == REQ_OP_READ;
+		job->outcome.status = s->bio.bi_status;
+		job->outcome.sector = s->sector;
+		job->outcome.read_failed = bio_op(&s->bio) == REQ_OP_READ;
 	}
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
-static void end_slice(struct buffer *b)
+static void end_slice(struct slice *s)
 {
-	struct dm_clone_copier *copier = b->copier;
-	struct dm_clone_job *job = b->job;
+	struct dm_clone_copier *copier = s->pool->copier;
+	struct dm_clone_job *job = s->job;
 
-	if (b->bio.bi_status)
-		note_error(copier, b);
-	if (b->pool->paced)
-		dm_clone_pacer_end(copier->pacer, b->nr_sectors, b->started,
-				   !b->bio.bi_status);
+	if (s->bio.bi_status)
+		note_error(copier, s);
+	if (s->pool->paced)
+		dm_clone_pacer_end(copier->pacer, s->nr_sectors, s->started,
+				   !s->bio.bi_status);
 
-	/* The buffer first: with its last job the copier may go away. */
-	put_buffer(b);
+	/* The slice first: with its last job the copier may go away. */
+	put_slice(s);
 	put_job(copier, job);
 }
 
-/* @b has been read, or written as far as it has. */
-static void queue_write(struct buffer *b)
+/* @s has been read, or written as far as it has. */
+static void queue_write(struct slice *s)
 {
-	struct dm_clone_copier *copier = b->copier;
+	struct dm_clone_copier *copier = s->pool->copier;
 	unsigned long flags;
 
-	/* Under the lock: once the work has @b, the copier may go away. */
+	/* Under the lock: once the work has @s, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
-	list_add_tail(&b->list, &b->pool->to_write);
-	queue_work(copier->wq_dest, &b->pool->write_work);
+	list_add_tail(&s->list, &s->pool->to_write);
+	queue_work(copier->wq_dest, &s->pool->write_work);
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
-/* A run of @b has ended. */
-static void end_write(struct buffer *b)
+/* A run of @s has ended. */
+static void end_write(struct slice *s)
 {
-	if (b->bio.bi_status || b->nr_written == b->nr_sectors)
-		end_slice(b);
+	if (s->bio.bi_status || s->nr_written == s->nr_sectors)
+		end_slice(s);
 	else
-		queue_write(b);
+		queue_write(s);
 }
 
 static void write_endio(struct bio *bio)
 {
-	end_write(container_of(bio, struct buffer, bio));
+	end_write(container_of(bio, struct slice, bio));
 }
 
 static void zeroed(struct dm_clone_zero_job *job)
 {
-	struct buffer *b = container_of(job, struct buffer, zero);
+	struct slice *s = container_of(job, struct slice, zero);
 
 	/* It's not the read that has failed. */
-	b->bio.bi_opf = REQ_OP_WRITE;
-	b->bio.bi_status = job->outcome.status;
-	end_write(b);
+	s->bio.bi_opf = REQ_OP_WRITE;
+	s->bio.bi_status = job->outcome.status;
+	end_write(s);
 }
 
 static void read_endio(struct bio *bio)
 {
-	struct buffer *b = container_of(bio, struct buffer, bio);
+	struct slice *s = container_of(bio, struct slice, bio);
 
 	if (bio->bi_status)
-		end_slice(b);
+		end_slice(s);
 	else
-		queue_write(b);
+		queue_write(s);
 }
 
 /* The @nr sectors from its sector @offset on. */
-static void submit_slice(struct buffer *b, struct block_device *bdev, enum req_op op,
+static void submit_slice(struct slice *s, struct block_device *bdev, enum req_op op,
 			 unsigned int offset, unsigned int nr, bio_end_io_t *endio)
 {
-	dm_clone_buffer_init_bio(b->data, &b->bio, bdev, op, 0, offset, nr);
-	b->bio.bi_iter.bi_sector = b->sector + offset;
-	b->bio.bi_end_io = endio;
-	submit_bio(&b->bio);
+	dm_clone_buffer_init_bio(s->buffer, &s->bio, bdev, op, 0, offset, nr);
+	s->bio.bi_iter.bi_sector = s->sector + offset;
+	s->bio.bi_end_io = endio;
+	submit_bio(&s->bio);
 }
 
-static struct buffer *pop_to_write(struct dm_clone_copier *copier, struct pool *pool)
+static struct slice *pop_to_write(struct dm_clone_copier *copier, struct pool *pool)
 {
-	struct buffer *b;
+	struct slice *s;
 
 	spin_lock_irq(&copier->lock);
-	b = list_first_entry_or_null(&pool->to_write, struct buffer, list);
-	if (b)
-		list_del(&b->list);
+	s = list_first_entry_or_null(&pool->to_write, struct slice, list);
+	if (s)
+		list_del(&s->list);
 	spin_unlock_irq(&copier->lock);
 
-	return b;
+	return s;
 }
 
-static void zero_run(struct dm_clone_copier *copier, struct buffer *b,
+static void zero_run(struct dm_clone_copier *copier, struct slice *s,
 		     unsigned int offset, unsigned int nr)
 {
-	sector_t begin = b->sector + offset, end = begin + nr;
+	sector_t begin = s->sector + offset, end = begin + nr;
 
-	b->zero.left = (struct dm_clone_span) { begin, end, end, end };
-	b->zero.discard = false;
-	b->zero.should_stop = NULL;
-	b->zero.buffer = b->data;
-	b->zero.buffer_sector = b->sector;
-	b->zero.done = zeroed;
-	dm_clone_zero(copier->zeroer, &b->zero);
+	s->zero.left = (struct dm_clone_span) { begin, end, end, end };
+	s->zero.discard = false;
+	s->zero.should_stop = NULL;
+	s->zero.buffer = s->buffer;
+	s->zero.buffer_sector = s->sector;
+	s->zero.done = zeroed;
+	dm_clone_zero(copier->zeroer, &s->zero);
 }
 
 /*
- * Write what comes next of @b, as far as it is zero in all, or not at all.  Zeroes are
+ * Write what comes next of @s, as far as it is zero in all, or not at all.  Zeroes are
  * written only where the destination doesn't have them already: nothing else looks at
  * these sectors, nor writes there, as long as the job's owner has the claim.
  */
-static void write_run(struct dm_clone_copier *copier, struct buffer *b)
+static void write_run(struct dm_clone_copier *copier, struct slice *s)
 {
-	unsigned int offset = b->nr_written, nr;
+	unsigned int offset = s->nr_written, nr;
 	bool zero;
 
-	nr = dm_clone_buffer_find_run(b->data, offset, b->nr_sectors,
-				      b->sector + offset, &zero);
-	b->nr_written += nr;
+	nr = dm_clone_buffer_find_run(s->buffer, offset, s->nr_sectors,
+				      s->sector + offset, &zero);
+	s->nr_written += nr;
 	if (!zero) {
-		b->job->outcome.wrote = true;
-		submit_slice(b, copier->dest, REQ_OP_WRITE, offset, nr, write_endio);
+		s->job->outcome.wrote = true;
+		submit_slice(s, copier->dest, REQ_OP_WRITE, offset, nr, write_endio);
 		return;
 	}
 
 	atomic64_add(nr, &copier->nr_zero);
 	if (dm_clone_zeroer_is_dest_zeroed(copier->zeroer)) {
-		end_write(b);
+		end_write(s);
 	} else {
-		b->job->outcome.wrote = true;
-		zero_run(copier, b, offset, nr);
+		s->job->outcome.wrote = true;
+		zero_run(copier, s, offset, nr);
 	}
 }
 
@@ -448,11 +353,11 @@ static void do_write(struct work_struct *work)
 	struct pool *pool = container_of(work, struct pool, write_work);
 	struct dm_clone_copier *copier = pool->copier;
 	struct blk_plug plug;
-	struct buffer *b;
+	struct slice *s;
 
 	blk_start_plug(&plug);
-	while ((b = pop_to_write(copier, pool)))
-		write_run(copier, b);
+	while ((s = pop_to_write(copier, pool)))
+		write_run(copier, s);
 	blk_finish_plug(&plug);
 }
 
@@ -472,14 +377,14 @@ static struct dm_clone_job *__next_job(struct pool *pool, bool *awaited)
 }
 
 /* How much may be started of a job now?  0: nothing; the work may be waiting. */
-static unsigned int __room(struct dm_clone_copier *copier, struct pool *pool,
-			   bool awaited)
+static unsigned int __room(struct pool *pool, bool awaited)
 {
+	struct dm_clone_copier *copier = pool->copier;
 	unsigned int room;
 	u64 wait;
 
 	if (awaited)
-		return pool->sizes[NR_SIZES - 1];
+		return MAX_SLICE;
 
 	room = dm_clone_pacer_room(copier->pacer, &wait);
 	if (!room && wait != U64_MAX)
@@ -515,26 +420,6 @@ static void __reduce_backlog(struct dm_clone_copier *copier, sector_t nr)
 	}
 }
 
-/* Give @b the next slice of @job, of @nr_sectors at most. */
-static void __set_slice(struct buffer *b, struct dm_clone_job *job,
-			unsigned int nr_sectors, bool awaited)
-{
-	struct pool *pool = b->pool;
-
-	list_del(&b->list);
-	b->job = job;
-	b->sector = job->left.begin;
-	b->nr_sectors = min(nr_sectors, pool->sizes[b->size]);
-	b->nr_written = 0;
-	advance(&job->left, b->nr_sectors);
-	job->nr_slices++;
-	if (!pool->paced)
-		return;
-
-	b->started = dm_clone_pacer_start(b->copier->pacer, b->nr_sectors, !awaited);
-	__reduce_backlog(b->copier, b->nr_sectors);
-}
-
 /* There's no more of @job to be started. */
 static void __remove_job(struct pool *pool, struct dm_clone_job *job)
 {
@@ -543,83 +428,102 @@ static void __remove_job(struct pool *pool, struct dm_clone_job *job)
 		__reduce_backlog(pool->copier, job->left.end - job->left.begin);
 }
 
-/*
- * Take a free buffer and the slice it is for, if there are both and the pacer
- * lets it be started.  A job leaves the list when there's no more to start of
- * it; *@started is that job.
- *
- * If no buffer of the right size is free then that's *@size, and NULL is returned;
- * if it was that before the call already, then any buffer will do.
- */
-static struct buffer *take_slice(struct dm_clone_copier *copier, struct pool *pool,
-				 struct dm_clone_job **started, unsigned int *size)
+enum next {
+	NEXT_NOTHING,		/* there are no jobs, or they have to wait */
+	NEXT_SLICE,		/* of @nr_sectors at most, to be started of @job */
+	NEXT_END,		/* of @job, which has failed and has left the list */
+};
+
+static enum next next_step(struct pool *pool, struct dm_clone_job **job,
+			   unsigned int *nr_sectors, bool *awaited)
 {
-	unsigned int nr = 0, fitting;
-	struct dm_clone_job *job;
-	struct buffer *b = NULL;
-	bool awaited;
+	struct dm_clone_copier *copier = pool->copier;
+	enum next next = NEXT_NOTHING;
 
-	*started = NULL;
 	spin_lock_irq(&copier->lock);
+	*job = __next_job(pool, awaited);
+	if (!*job)
+		goto out;
 
-	job = __next_job(pool, &awaited);
-	if (job && !job->outcome.status)
-		nr = min_t(sector_t, __room(copier, pool, awaited), piece(&job->left));
-
-	fitting = fitting_size(pool, nr);
-	if (nr && list_empty(&pool->free[fitting]) && *size != fitting) {
-		*size = fitting;
+	if ((*job)->outcome.status) {
+		__remove_job(pool, *job);
+		next = NEXT_END;
 		goto out;
 	}
 
-	*size = NR_SIZES;
-	if (nr)
-		b = __find_free(pool, fitting);
-	if (b)
-		__set_slice(b, job, nr, awaited);
-
-	if (job && (job->outcome.status || job->left.begin == job->left.end)) {
-		__remove_job(pool, job);
-		*started = job;
-	} else if (b && !pool->paced) {
-		list_move_tail(&job->list, &pool->jobs);	/* take turns */
-	}
+	*nr_sectors = min_t(sector_t, __room(pool, *awaited), piece(&(*job)->left));
+	if (*nr_sectors)
+		next = NEXT_SLICE;
 out:
 	spin_unlock_irq(&copier->lock);
 
-	return b;
-}
-
-static bool has_jobs(struct pool *pool)
-{
-	return !list_empty_careful(&pool->jobs);
+	return next;
 }
 
 /*
- * What cannot be started now will be later.  If that's because no buffer is
- * free, then some are in use, since the first one is kept; the end of their
- * slices will run the work.  If it's the pacer, then either the end of a piece
- * changes its mind, of a slice or of zeroing, of which we hear by
- * dm_clone_copier_hurry(); or the work has been queued for when it's time.
+ * Take @s off what is left of @job.  If that was all of it the job leaves the list,
+ * and @s takes over from the starting of it.
+ */
+static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
+{
+	struct pool *pool = s->pool;
+	struct dm_clone_copier *copier = pool->copier;
+
+	spin_lock_irq(&copier->lock);
+
+	s->job = job;
+	s->sector = job->left.begin;
+	s->nr_written = 0;
+	advance(&job->left, s->nr_sectors);
+	if (pool->paced) {
+		s->started = dm_clone_pacer_start(copier->pacer, s->nr_sectors, !awaited);
+		__reduce_backlog(copier, s->nr_sectors);
+	}
+
+	if (job->left.begin == job->left.end) {
+		__remove_job(pool, job);
+	} else {
+		job->nr_slices++;
+		if (!pool->paced)
+			list_move_tail(&job->list, &pool->jobs); /* take turns */
+	}
+
+	spin_unlock_irq(&copier->lock);
+}
+
+/*
+ * What cannot be started now will be later.  If it's for want of memory then the
+ * reserve is in use, and the end of that slice, or of another, will run the work.  If
+ * it's the pacer, then either the end of a piece changes its mind, of a slice or of
+ * zeroing, of which we hear by dm_clone_copier_hurry(); or the work has been queued
+ * for when it's time.
+ *
+ * Only the work takes jobs off the list, so @job stays while memory is got for it.
  */
 static void start_slices(struct pool *pool)
 {
 	struct dm_clone_copier *copier = pool->copier;
-	unsigned int size = NR_SIZES;	/* none */
-	struct dm_clone_job *started;
-	struct buffer *b;
+	struct dm_clone_job *job;
+	unsigned int nr_sectors;
+	struct slice *s;
+	bool awaited;
 
-	while (has_jobs(pool)) {
-		b = take_slice(copier, pool, &started, &size);
-		if (b)
-			submit_slice(b, copier->source, REQ_OP_READ, 0,
-				     b->nr_sectors, read_endio);
-		if (started)
-			put_job(copier, started);
-		if (size < NR_SIZES)
-			add_buffer(copier, pool, size);
-		else if (!b && !started)
+	for (;;) {
+		switch (next_step(pool, &job, &nr_sectors, &awaited)) {
+		case NEXT_NOTHING:
 			return;
+		case NEXT_END:
+			put_job(copier, job);
+			break;
+		case NEXT_SLICE:
+			s = get_slice(pool, nr_sectors);
+			if (!s)
+				return;
+			set_slice(s, job, awaited);
+			submit_slice(s, copier->source, REQ_OP_READ, 0, s->nr_sectors,
+				     read_endio);
+			break;
+		}
 	}
 }
 
@@ -662,6 +566,17 @@ u64 dm_clone_copier_nr_zero(struct dm_clone_copier *copier)
 	return atomic64_read(&copier->nr_zero);
 }
 
+unsigned long dm_clone_copier_memory(struct dm_clone_copier *copier)
+{
+	unsigned long bytes = 0;
+	int i;
+
+	for (i = 0; i < DM_CLONE_NR_CLASSES; i++)
+		bytes += dm_clone_memory_in_use(&copier->pools[i].memory);
+
+	return bytes;
+}
+
 bool dm_clone_copier_is_backlogged(struct dm_clone_copier *copier)
 {
 	unsigned long flags;
@@ -684,7 +599,7 @@ void dm_clone_copier_hurry(struct dm_clone_copier *copier)
 	 * job, then queues the work, which looks for bios.
 	 */
 	smp_mb();
-	if (has_jobs(pool))
+	if (!list_empty_careful(&pool->jobs))
 		run_read_work(pool);
 }
 
@@ -721,28 +636,17 @@ void dm_clone_copier_resume(struct dm_clone_copier *copier)
 static int init_pool(struct dm_clone_copier *copier, enum dm_clone_copier_class class)
 {
 	struct pool *pool = &copier->pools[class];
-	const unsigned int largest = NR_SIZES - 1;
 
+	pool->copier = copier;
 	pool->paced = class == DM_CLONE_BACKGROUND;
-	pool->sizes = buffer_sizes[class];
-	pool->max_memory = max_memory[class];
+	INIT_DELAYED_WORK(&pool->read_work, do_read);
+	INIT_WORK(&pool->write_work, do_write);
+	INIT_LIST_HEAD(&pool->jobs);
+	INIT_LIST_HEAD(&pool->to_write);
 
-	pool->first = alloc_buffer(pool, largest, GFP_KERNEL);
-	if (!pool->first)
-		return -ENOMEM;
+	pool->reserve = alloc_slice(pool, NULL, RESERVED_SLICE, GFP_KERNEL);
 
-	pool->memory = pool->sizes[largest];
-	list_add(&pool->first->list, &pool->free[largest]);
-
-	return 0;
-}
-
-static void exit_pool(struct pool *pool)
-{
-	unsigned int i;
-
-	for (i = 0; i < NR_SIZES; i++)
-		free_buffers(&pool->free[i]);
+	return pool->reserve ? 0 : -ENOMEM;
 }
 
 static void free_copier(struct dm_clone_copier *copier)
@@ -750,7 +654,7 @@ static void free_copier(struct dm_clone_copier *copier)
 	int i;
 
 	for (i = 0; i < DM_CLONE_NR_CLASSES; i++)
-		exit_pool(&copier->pools[i]);
+		free_slice(copier->pools[i].reserve);
 	kfree(copier);
 }
 
@@ -762,7 +666,7 @@ dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 		       void (*has_room)(void *context), void *context)
 {
 	struct dm_clone_copier *copier = kzalloc(sizeof(*copier), GFP_KERNEL);
-	int i, j, r;
+	int r;
 
 	if (!copier)
 		return ERR_PTR(-ENOMEM);
@@ -776,17 +680,6 @@ dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 	copier->has_room = has_room;
 	copier->context = context;
 	spin_lock_init(&copier->lock);
-	for (i = 0; i < DM_CLONE_NR_CLASSES; i++) {
-		struct pool *pool = &copier->pools[i];
-
-		pool->copier = copier;
-		INIT_DELAYED_WORK(&pool->read_work, do_read);
-		INIT_WORK(&pool->write_work, do_write);
-		for (j = 0; j < NR_SIZES; j++)
-			INIT_LIST_HEAD(&pool->free[j]);
-		INIT_LIST_HEAD(&pool->jobs);
-		INIT_LIST_HEAD(&pool->to_write);
-	}
 
 	r = init_pool(copier, DM_CLONE_URGENT) ?: init_pool(copier, DM_CLONE_BACKGROUND);
 	if (r) {

@@ -5,20 +5,21 @@
  * The copier: moves sectors from the source to the same place in the
  * destination, many at a time.
  *
- * kcopyd could do it, at about twice the cost of a plain copy: it gets each
- * page from the allocator and gives it back, and describes it by a list
- * element.  The copier keeps its buffers, in large chunks of memory, and reads
- * and writes each with one bio.
+ * kcopyd could do it, at 2.0 times the cost of a plain copy instead of about 1.0, and 7.2
+ * of a plain write instead of 4.2 on demand: it gets, clears, lists and frees each page
+ * by itself.  (It was tried; one that took pages from its reserve first would cost 1.09,
+ * and on a slow source nobody would notice.)  And it does not show the data, which zero
+ * detection and reading back need to see.
  *
- * Two classes of jobs, each with buffers of its own, so that one never waits
- * for the other: urgent ones, for which somebody is waiting, are served with
- * small buffers at once; background ones also with large ones, as the pacer allows.
- * Each class reads and writes in works of its own, since a device that is busy blocks
- * whoever submits a bio to it: what has been read does not wait until the source
- * takes the next read.
- * A job that is larger than a buffer is copied in slices.  The first buffer of
- * each class is allocated when the copier is created and kept, so that there's
- * always a way forward; more come and go with the need, up to a bound of memory.
+ * Two classes of jobs, each with memory of its own, so that one never waits for the
+ * other: urgent ones, for which somebody is waiting, are served at once; background
+ * ones as the pacer allows.  Each class reads and writes in works of its own, since a
+ * device that is busy blocks whoever submits a bio to it: what has been read does not
+ * wait until the source takes the next read.
+ *
+ * A job is copied in slices, each with one bio to read and one to write.  Their memory
+ * is got when they are started and freed when they end.  One slice of each class is
+ * kept, so that there's always a way forward.
  */
 #ifndef DM_CLONE_COPIER_H
 #define DM_CLONE_COPIER_H
@@ -124,7 +125,7 @@ void dm_clone_copier_hurry(struct dm_clone_copier *copier);
 void dm_clone_copier_cancel(struct dm_clone_copier *copier);
 void dm_clone_copier_resume(struct dm_clone_copier *copier);
 
-/* Free the buffers that are not in use, but for the first ones.  Any context. */
-void dm_clone_copier_shrink(struct dm_clone_copier *copier);
+/* Memory in use for copies, in bytes, but for the reserves.  Any context. */
+unsigned long dm_clone_copier_memory(struct dm_clone_copier *copier);
 
 #endif /* DM_CLONE_COPIER_H */

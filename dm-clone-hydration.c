@@ -1366,7 +1366,6 @@ void dm_clone_hydration_wait(struct dm_clone_hydration *h)
 
 	cancel_delayed_work_sync(&h->work);
 	cancel_delayed_work_sync(&h->zero_work);
-	dm_clone_copier_shrink(h->copier);
 }
 
 void dm_clone_hydration_shrink(struct dm_clone_hydration *h)
@@ -1374,7 +1373,6 @@ void dm_clone_hydration_shrink(struct dm_clone_hydration *h)
 	/* The works drop what is listed, and marked. */
 	queue_delayed_work(h->wq, &h->work, 0);
 	queue_delayed_work(h->wq, &h->zero_work, 0);
-	dm_clone_copier_shrink(h->copier);
 }
 
 void dm_clone_hydration_start(struct dm_clone_hydration *h)
@@ -1421,6 +1419,8 @@ void dm_clone_hydration_get_stats(struct dm_clone_hydration *h,
 	spin_unlock_irqrestore(&h->lock, flags);
 
 	stats->zero = dm_clone_copier_nr_zero(h->copier);
+	stats->memory = dm_clone_copier_memory(h->copier) +
+			dm_clone_zeroer_memory(h->zeroer);
 	stats->rate = dm_clone_pacer_rate(h->pacer);
 	stats->average_rate = 0;
 	if (ms > 0)

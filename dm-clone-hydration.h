@@ -262,6 +262,7 @@ struct dm_clone_hydration_stats {
 	u64 write_errors;	/* of the destination */
 	int last_error;		/* errno of the last of these, or 0 */
 	sector_t last_error_sector; /* where the bio that met it began */
+	unsigned long memory;	/* bytes in use for copies */
 	u64 rate;		/* sectors in the last second, in the background */
 	u64 average_rate;	/* sectors a second, since it was first started */
 };

@@ -80,11 +80,12 @@ struct dm_clone_reader {
 
 	struct work_struct write_work;
 	struct work_struct ahead_work;
+	struct dm_clone_memory memory;
 
 	spinlock_t lock;		/* protects the rest; any context */
 	bool running;
 	u64 resume_at;			/* not before, in 64-bit jiffies */
-	unsigned int memory;		/* in use, in sectors */
+	unsigned int nr_sectors;	/* of reads from prepared to done */
 	unsigned long nr_reads;		/* from prepared to done */
 	wait_queue_head_t idle;
 	struct list_head to_write;
@@ -110,10 +111,10 @@ static bool get_memory(struct dm_clone_reader *reader, unsigned int nr_sectors,
 	bool r;
 
 	spin_lock_irqsave(&reader->lock, flags);
-	r = reader->running && reader->memory + nr_sectors <= most &&
+	r = reader->running && reader->nr_sectors + nr_sectors <= most &&
 	    time_after_eq64(get_jiffies_64(), reader->resume_at);
 	if (r) {
-		reader->memory += nr_sectors;
+		reader->nr_sectors += nr_sectors;
 		reader->nr_reads++;
 	}
 	spin_unlock_irqrestore(&reader->lock, flags);
@@ -127,7 +128,7 @@ static void put_memory(struct dm_clone_reader *reader, unsigned int nr_sectors)
 	unsigned long flags;
 
 	spin_lock_irqsave(&reader->lock, flags);
-	reader->memory -= nr_sectors;
+	reader->nr_sectors -= nr_sectors;
 	if (!--reader->nr_reads)
 		wake_up(&reader->idle);
 	spin_unlock_irqrestore(&reader->lock, flags);
@@ -363,7 +364,8 @@ static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
 
 	read->reader = reader;
 	read->memory = nr_sectors;
-	read->buffer = dm_clone_buffer_alloc(nr_sectors, NR_PARTS, DM_CLONE_GFP_NOWAIT);
+	read->buffer = dm_clone_buffer_alloc(&reader->memory, nr_sectors, NR_PARTS,
+					     DM_CLONE_GFP_NOWAIT);
 	if (!read->buffer) {
 		free_read(read);
 		return NULL;
@@ -540,6 +542,11 @@ void dm_clone_reader_stop(struct dm_clone_reader *reader)
 	spin_lock_irq(&reader->lock);
 	reader->running = false;
 	spin_unlock_irq(&reader->lock);
+}
+
+unsigned long dm_clone_reader_memory(struct dm_clone_reader *reader)
+{
+	return reader ? dm_clone_memory_in_use(&reader->memory) : 0;
 }
 
 void dm_clone_reader_wait(struct dm_clone_reader *reader)

@@ -61,6 +61,9 @@ void dm_clone_reader_start(struct dm_clone_reader *reader);
 void dm_clone_reader_stop(struct dm_clone_reader *reader);
 void dm_clone_reader_wait(struct dm_clone_reader *reader);
 
+/* Memory in use, in bytes.  Any context; NULL is fine. */
+unsigned long dm_clone_reader_memory(struct dm_clone_reader *reader);
+
 enum dm_clone_readiness {
 	DM_CLONE_READ_READY,	/* *@read is the caller's */
 	DM_CLONE_READ_TAKEN,	/* another has claimed @begin, up to *@taken_until */

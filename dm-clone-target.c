@@ -27,6 +27,7 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+#include "dm-clone-buffer.h"
 #include "dm-clone-claim.h"
 #include "dm-clone-compat.h"
 #include "dm-clone-faults.h"
@@ -192,6 +193,7 @@
  *	reader lock		spinlock, irqs off: in dm-clone-reader.c
  *	copier lock		spinlock, irqs off: in dm-clone-copier.c
  *	  pacer lock		spinlock, irqs off: in dm-clone-pacer.c
+ *	cache lock		spinlock, irqs off: in dm-clone-buffer.c
  *	claims lock		spinlock, irqs off: in dm-clone-claim.c
  *	marks lock		spinlock, irqs off: in dm-clone-marks.c
  *	map lock		seqlock, irqs off: in dm-clone-metadata.c
@@ -2590,6 +2592,8 @@ static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 	       (unsigned long long)stats.last_error_sector);
 	DMEMIT(" rate=%llu average_rate=%llu seconds_left=%lld", stats.rate / 2,
 	       stats.average_rate / 2, seconds);
+	DMEMIT(" memory_kib=%lu",
+	       (stats.memory + dm_clone_reader_memory(clone->reader)) >> 10);
 	DMEMIT(" regions_in_flight=%lu source_reads=%llu commits=%llu",
 	       dm_clone_hydration_in_flight(clone->hydration), nr_source_reads(clone),
 	       READ_ONCE(clone->nr_commits));
@@ -2840,10 +2844,16 @@ static struct target_type clone_target = {
 
 static int __init dm_clone_init(void)
 {
-	int r = dm_register_target(&clone_target);
+	int r = dm_clone_memory_init();
 
-	if (r < 0)
+	if (r)
+		return r;
+
+	r = dm_register_target(&clone_target);
+	if (r < 0) {
 		DMERR("failed to register the target: %d", r);
+		dm_clone_memory_exit();
+	}
 
 	return r;
 }
@@ -2851,6 +2861,7 @@ static int __init dm_clone_init(void)
 static void __exit dm_clone_exit(void)
 {
 	dm_unregister_target(&clone_target);
+	dm_clone_memory_exit();
 }
 
 module_init(dm_clone_init);

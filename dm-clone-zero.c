@@ -47,6 +47,7 @@ struct dm_clone_zeroer {
 	struct block_device *dest;
 	struct workqueue_struct *wq;
 	struct dm_clone_pacer *pacer;
+	struct dm_clone_memory memory;
 
 	/* READ_ONCE/WRITE_ONCE; jobs that meet here may lose a change of the other's. */
 	unsigned int command;		/* sectors at a time */
@@ -129,7 +130,7 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
 		return nr;
 	}
 
-	buffer = dm_clone_buffer_alloc(nr, 1, DM_CLONE_GFP_NOWAIT);
+	buffer = dm_clone_buffer_alloc(&zeroer->memory, nr, 1, DM_CLONE_GFP_NOWAIT);
 	if (buffer) {
 		read_back(job, buffer, 0, sector, nr);
 		dm_clone_buffer_free(buffer);
@@ -355,7 +356,7 @@ struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
 	if (!zeroer->wq)
 		goto bad;
 
-	zeroer->reserve = dm_clone_buffer_alloc(SMALL_SLICE, 1, GFP_KERNEL);
+	zeroer->reserve = dm_clone_buffer_alloc(NULL, SMALL_SLICE, 1, GFP_KERNEL);
 	if (!zeroer->reserve)
 		goto bad_wq;
 
@@ -371,6 +372,11 @@ bad_wq:
 bad:
 	kfree(zeroer);
 	return NULL;
+}
+
+unsigned long dm_clone_zeroer_memory(struct dm_clone_zeroer *zeroer)
+{
+	return dm_clone_memory_in_use(&zeroer->memory);
 }
 
 void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer)

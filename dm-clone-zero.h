@@ -76,6 +76,9 @@ void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer);
 void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer, bool zeroed);
 bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer);
 
+/* Memory in use, in bytes, but for the reserve.  Any context. */
+unsigned long dm_clone_zeroer_memory(struct dm_clone_zeroer *zeroer);
+
 /* Start a job.  Any context. */
 void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job);
 

@@ -13,7 +13,7 @@ KEYS = ["state", "bytes_copied", "bytes_overwritten", "bytes_zeroed",
         "bytes_zero", "bytes_kept", "bytes_read", "regions_failed", "read_errors", "write_errors",
         "last_error",
         "last_error_sector", "rate", "average_rate", "seconds_left",
-        "regions_in_flight", "source_reads", "commits"]
+        "memory_kib", "regions_in_flight", "source_reads", "commits"]
 
 
 def stats(clone):
