@@ -537,6 +537,12 @@ static void do_read(struct work_struct *work)
 	blk_finish_plug(&plug);
 }
 
+static void __cancel(struct dm_clone_job *job)
+{
+	job->outcome.status = BLK_STS_IOERR;
+	job->outcome.cancelled = true;
+}
+
 void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
 			  enum dm_clone_copier_class class,
 			  const struct dm_clone_span *span, dm_clone_job_fn done)
@@ -553,7 +559,7 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 	/* Under the lock: once the work has @job, the copier may go away. */
 	spin_lock_irqsave(&copier->lock, flags);
 	if (class == DM_CLONE_BACKGROUND && copier->cancelled)
-		job->outcome.status = DM_CLONE_CANCELLED;
+		__cancel(job);
 	list_add_tail(&job->list, &pool->jobs);
 	if (pool->paced)
 		copier->backlog += job->left.end - job->left.begin;
@@ -613,7 +619,7 @@ void dm_clone_copier_cancel(struct dm_clone_copier *copier)
 	copier->cancelled = true;
 	list_for_each_entry(job, &pool->jobs, list)
 		if (!job->outcome.status)
-			job->outcome.status = DM_CLONE_CANCELLED;
+			__cancel(job);
 	run_read_work(pool);
 	spin_unlock_irqrestore(&copier->lock, flags);
 }

@@ -58,6 +58,7 @@ struct dm_clone_span {
 struct dm_clone_outcome {
 	blk_status_t status;
 	bool wrote;		/* the destination may have been written to */
+	bool cancelled;		/* nothing has failed, but not all was done */
 	bool read_failed;	/* if it failed: of the source; else of the destination */
 	sector_t sector;	/* and where: the start of the bio that met it */
 };
@@ -119,9 +120,8 @@ void dm_clone_copier_hurry(struct dm_clone_copier *copier);
 
 /*
  * Start nothing more of the background jobs, nor of those that come from now on:
- * what is not complete ends with this status.  Until resume.  Any context.
+ * what is not complete ends as cancelled.  Until resume.  Any context.
  */
-#define DM_CLONE_CANCELLED BLK_STS_AGAIN
 void dm_clone_copier_cancel(struct dm_clone_copier *copier);
 void dm_clone_copier_resume(struct dm_clone_copier *copier);
 

@@ -220,7 +220,7 @@ static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_mea
 		/* From the source to the destination: both of them work. */
 		if (means == DM_CLONE_BY_COPY || means == DM_CLONE_BY_READ)
 			__cut_pause_short(h);
-	} else if (outcome->status != DM_CLONE_CANCELLED) {
+	} else if (!outcome->cancelled) {
 		if (outcome->read_failed)
 			h->stats.read_errors++;
 		else
@@ -634,7 +634,7 @@ static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 		if (h->waiting)
 			h->pass_failed = false;
 		__go_on(h);
-	} else if (status != DM_CLONE_CANCELLED) {
+	} else if (!batch->copy.job.outcome.cancelled) {
 		WRITE_ONCE(h->waits_for_dest, !batch->copy.job.outcome.read_failed);
 		if (time_after_eq64(get_jiffies_64(), h->retry_at) &&
 		    ++h->nr_in_a_row >= MAX_IN_A_ROW)
@@ -650,7 +650,7 @@ static void end_copy(struct batch *batch, blk_status_t status, bool of_region)
 
 	spin_lock_irqsave(&h->lock, flags);
 
-	if (of_region && status && status != DM_CLONE_CANCELLED) {
+	if (of_region && status && !batch->copy.job.outcome.cancelled) {
 		batch->failed = true;
 		__count_failure(h);
 	}
@@ -682,7 +682,7 @@ static void copied_batch(struct dm_clone_copy *copy, blk_status_t status)
 	struct batch *batch = container_of(copy, struct batch, copy);
 	bool of_region = batch->claim.end - batch->claim.begin == 1;
 
-	if (!status || status == DM_CLONE_CANCELLED || of_region)
+	if (!status || copy->job.outcome.cancelled || of_region)
 		batch->next = batch->claim.end;
 	end_copy(batch, status, of_region);
 }

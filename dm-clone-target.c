@@ -21,6 +21,7 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/percpu.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
@@ -2759,7 +2760,16 @@ static int clone_message(struct dm_target *ti, unsigned int argc, char **argv,
 			 char *result, unsigned int maxlen)
 {
 	struct clone *clone = ti->private;
-	int r = handle_message(clone, argc, argv, result, maxlen);
+	unsigned int noio;
+	int r;
+
+	/*
+	 * Device-mapper calls this within a section that suspend waits for.  I/O for
+	 * memory may wait for this device to be resumed.
+	 */
+	noio = memalloc_noio_save();
+	r = handle_message(clone, argc, argv, result, maxlen);
+	memalloc_noio_restore(noio);
 
 	if (r == -EINVAL)
 		DMERR("%s: unsupported message '%s', or arguments that do not fit it",
