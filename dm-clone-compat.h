@@ -30,6 +30,23 @@
 #define DM_CLONE_VALIDATOR struct dm_block_validator
 #endif
 
+/*
+ * Polling has become a feature of the limits, which io_hints has a say in.  Before,
+ * device-mapper sets a flag of the queue if all devices below poll, when it binds
+ * a table; no I/O is let through before the targets have been resumed.
+ */
+static inline void dm_clone_disable_polling(struct request_queue *q,
+					    struct queue_limits *limits)
+{
+#ifdef BLK_FEAT_POLL
+	if (limits)
+		limits->features &= ~BLK_FEAT_POLL;
+#else
+	if (q)
+		blk_queue_flag_clear(QUEUE_FLAG_POLL, q);
+#endif
+}
+
 /* Shrinkers have come to be allocated by their own. */
 typedef unsigned long (*dm_clone_shrink_fn)(struct shrinker *shrinker,
 					    struct shrink_control *sc);

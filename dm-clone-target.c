@@ -2422,6 +2422,8 @@ static void clone_resume(struct dm_target *ti)
 {
 	struct clone *clone = ti->private;
 
+	dm_clone_disable_polling(dm_disk(dm_table_get_md(ti->table))->queue, NULL);
+
 	if (dm_clone_changed_this_transaction(clone->cmd))
 		regions_hydrated(clone);
 
@@ -2817,6 +2819,12 @@ static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
 
 	if (!is_finished(clone))
 		stack_source_limits(clone, limits);
+
+	/*
+	 * Polled requests may be such as must not wait, and those are not served: to say
+	 * that they are would have each of them fail.
+	 */
+	dm_clone_disable_polling(NULL, limits);
 
 	/*
 	 * Whole regions are what need not be copied, and the destination can do
