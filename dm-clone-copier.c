@@ -24,6 +24,7 @@
 
 #include <linux/bio.h>
 #include <linux/blkdev.h>
+#include <linux/ioprio.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 
@@ -283,13 +284,29 @@ static void read_endio(struct bio *bio)
 		queue_write(s);
 }
 
-/* The @nr sectors from its sector @offset on. */
+/*
+ * What somebody waits for goes as direct I/O does, which no throttling of writeback
+ * holds up.  The rest is background to that, and comes last among best effort.  Not
+ * in the idle class: mq-deadline may let that wait for 10 s, and with it a writer who
+ * has come to need this copy meanwhile.  The @nr sectors from the slice's @offset on.
+ */
 static void submit_slice(struct slice *s, struct block_device *bdev, enum req_op op,
 			 unsigned int offset, unsigned int nr, bio_end_io_t *endio)
 {
-	dm_clone_buffer_init_bio(s->buffer, &s->bio, bdev, op, 0, offset, nr);
+	bool awaited = !s->pool->paced || s->job->awaited(s->job);
+	blk_opf_t opf = op;
+
+	if (awaited)
+		opf |= REQ_SYNC | REQ_IDLE;
+	else if (op == REQ_OP_WRITE)
+		opf |= REQ_BACKGROUND;
+
+	dm_clone_buffer_init_bio(s->buffer, &s->bio, bdev, opf, 0, offset, nr);
 	s->bio.bi_iter.bi_sector = s->sector + offset;
 	s->bio.bi_end_io = endio;
+	if (!awaited)
+		s->bio.bi_ioprio = IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE,
+						     IOPRIO_NR_LEVELS - 1);
 	submit_bio(&s->bio);
 }
 

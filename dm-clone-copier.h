@@ -73,7 +73,8 @@ struct dm_clone_job {
 
 	/*
 	 * Of a background job, set by the caller: does somebody wait for it by
-	 * now?  If so it is not paced.  Called under the copier's lock.
+	 * now?  If so it is not paced.  Called in any context, also under the
+	 * copier's lock.
 	 */
 	dm_clone_awaited_fn awaited;
 

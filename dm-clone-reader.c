@@ -21,6 +21,7 @@
 #include <linux/bio.h>
 #include <linux/blk-cgroup.h>
 #include <linux/blkdev.h>
+#include <linux/device-mapper.h>
 #include <linux/jiffies.h>
 #include <linux/minmax.h>
 #include <linux/slab.h>
@@ -291,8 +292,8 @@ static void read_endio(struct bio *bio)
 }
 
 /*
- * @nr_before: bios of parts that come before this one in the buffer.  The user's bio
- * has been accounted for; his cgroup has asked for that, and not for the rest.
+ * @nr_before: bios of parts that come before this one in the buffer.  The user's part
+ * is charged to the cgroup that has asked for it, the rest is not.
  */
 static void submit_part(struct dm_clone_read *read, struct bio *bio,
 			unsigned int nr_before, sector_t begin, sector_t end,
@@ -306,15 +307,15 @@ static void submit_part(struct dm_clone_read *read, struct bio *bio,
 	bio->bi_iter.bi_sector = begin;
 	bio->bi_end_io = read_endio;
 	bio->bi_private = read;
-	if (bio == &read->bio && read->user) {
-		bio->bi_ioprio = read->user->bi_ioprio;
-		bio_clone_blkg_association(bio, read->user);
-	} else {
-		bio_associate_blkg_from_css(bio, blkcg_root_css);
-	}
 
 	atomic_inc(&read->nr_reading);
-	submit_bio_noacct(bio);
+	if (bio == &read->bio && read->user) {
+		bio->bi_ioprio = read->user->bi_ioprio;
+		dm_submit_bio_remap(read->user, bio);
+	} else {
+		bio_associate_blkg_from_css(bio, blkcg_root_css);
+		submit_bio_noacct(bio);
+	}
 }
 
 void dm_clone_reader_submit(struct dm_clone_read *read, struct bio *bio)

@@ -1280,7 +1280,7 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
 		bio_set_dev(part, hydrated ? clone->geo.dest : clone->geo.source);
 		if (!hydrated)
 			this_cpu_inc(*clone->nr_source_reads);
-		submit_bio_noacct(part);
+		dm_submit_bio_remap(bio, part);
 	}
 }
 
@@ -1348,11 +1348,15 @@ static struct bio_list take_deferred(struct clone *clone, struct bio_list *list)
 	return bios;
 }
 
-/* @r: as clone_map() returns it */
+/*
+ * @r: as clone_map() returns it.  What a worker sends is charged to the cgroup that it
+ * came from, and no device may see it otherwise: hence dm_submit_bio_remap(), here and
+ * wherever else a bio of the user is sent that clone_map() has kept.
+ */
 static void submit_mapped(struct bio *bio, int r)
 {
 	if (r == DM_MAPIO_REMAPPED)
-		submit_bio_noacct(bio);
+		dm_submit_bio_remap(bio, NULL);
 	else if (r == DM_MAPIO_KILL)
 		bio_io_error(bio);
 	cond_resched();
@@ -2223,6 +2227,7 @@ static void set_target_features(struct clone *clone)
 
 	ti->private = clone;
 	ti->per_io_data_size = sizeof(struct clone_io);
+	ti->accounts_remapped_io = true;	/* see submit_mapped() */
 
 	/* The metadata is a write cache, whether or not the devices have one. */
 	ti->num_flush_bios = 1;
