@@ -134,18 +134,10 @@ static void pick_range(const struct iomodel *io, uint64_t *rng, struct step *s)
 	s->nr = size;
 }
 
-/*
- * A longer discard is done some time after it has ended: what is read before that is
- * not what stays, which the model cannot tell.  Those have tests of their own.
- */
-#define LARGEST_DISCARD	2048
-
 static void pick_step(const struct iomodel *io, uint64_t *rng, struct step *s)
 {
 	s->op = pick_op(io, rng);
 	pick_range(io, rng, s);
-	if (s->op == IO_DISCARD && s->nr > LARGEST_DISCARD)
-		s->nr = LARGEST_DISCARD;
 	s->variant = rng_next(rng) >> 32;
 }
 
@@ -265,6 +257,17 @@ static void fail(struct worker *w, const struct step *s, const char *why)
 	w->run->failed = 1;
 }
 
+/* A longer discard is done some time after it has ended. */
+#define LARGEST_DONE	2048
+
+static void settle_discard(struct model *model, const struct step *s)
+{
+	if (s->nr > LARGEST_DONE)
+		model_later(model, s->sector, s->nr);
+	else
+		model_maybe(model, s->sector, s->nr, STAMP_ZERO);
+}
+
 static void settle_error(struct worker *w, const struct step *s, int r)
 {
 	struct iomodel *io = w->run->io;
@@ -278,7 +281,9 @@ static void settle_error(struct worker *w, const struct step *s, int r)
 
 	if (s->op == IO_WRITE || s->op == IO_FUA)
 		model_maybe(io->model, s->sector, s->nr, s->stamp);
-	else if (s->op == IO_ZERO || s->op == IO_DISCARD)
+	else if (s->op == IO_DISCARD)
+		settle_discard(io->model, s);
+	else if (s->op == IO_ZERO)
 		model_maybe(io->model, s->sector, s->nr, STAMP_ZERO);
 }
 
@@ -299,7 +304,7 @@ static void settle_success(struct worker *w, const struct step *s)
 		model_set(model, s->sector, s->nr, s->stamp);
 		break;
 	case IO_DISCARD:
-		model_maybe(model, s->sector, s->nr, STAMP_ZERO);
+		settle_discard(model, s);
 		break;
 	case IO_ZERO:
 		model_set(model, s->sector, s->nr, STAMP_ZERO);

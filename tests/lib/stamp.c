@@ -197,7 +197,7 @@ static void report_sector(struct report *rep, uint64_t sector, uint32_t now,
 	report_add(rep, "%ssector %llu: expected ", rep->runs > 1 ? "; " : "",
 		   (unsigned long long)sector);
 	report_add(rep, now == STAMP_ZERO ? "zeroes" : "stamp %u", now);
-	if (alt == STAMP_ZERO)
+	if (alt == STAMP_ZERO || alt == STAMP_LATER)
 		report_add(rep, " or zeroes");
 	else if (alt != STAMP_NONE)
 		report_add(rep, " or stamp %u", alt);
@@ -224,6 +224,10 @@ static void check_buf(struct model *model, const void *buf, uint64_t sector,
 			continue;
 
 		found = stamp_of(buf, sector - model->origin);
+		if (found == now && alt == STAMP_LATER)
+			continue;
+		if (alt == STAMP_LATER)
+			alt = STAMP_ZERO;
 		if (found == now || (alt != STAMP_NONE && found == alt)) {
 			model->now[i] = found;
 			model->alt[i] = STAMP_NONE;
@@ -357,9 +361,21 @@ void model_maybe(struct model *model, uint64_t sector, uint64_t nr,
 	for (; nr; nr--, i++) {
 		if (model->now[i] == stamp || model->now[i] == STAMP_ANY)
 			continue;
+		if (model->alt[i] == STAMP_LATER && stamp == STAMP_ZERO)
+			continue;
 		if (model->alt[i] == STAMP_NONE)
 			model->alt[i] = stamp;
 		else if (model->alt[i] != stamp)
 			model->now[i] = STAMP_ANY;	/* one of three */
 	}
+}
+
+void model_later(struct model *model, uint64_t sector, uint64_t nr)
+{
+	uint64_t i = sector - model->first;
+
+	model_maybe(model, sector, nr, STAMP_ZERO);
+	for (; nr; nr--, i++)
+		if (model->alt[i] == STAMP_ZERO)
+			model->alt[i] = STAMP_LATER;
 }

@@ -26,11 +26,14 @@
 #define STAMP_BAD	0xfffffffdu	/* found: nothing we know */
 #define STAMP_ANY	0xfffffffeu	/* expected: do not look */
 #define STAMP_NONE	0xffffffffu	/* expected: no alternative */
+#define STAMP_LATER	0xfffffffcu	/* expected: zeroes now, or some time */
 
 /*
  * What a range of sectors may hold: now[i], or alt[i] unless STAMP_NONE.
  * An alternative appears where an operation may or may not have changed the
  * sector (a discard, a write that failed), and goes once the sector was seen.
+ * With STAMP_LATER it may change yet: what is seen to be now[i] may be zeroes
+ * the next time, and stays zeroes then.
  *
  * Sector numbers in stamps count from @origin, so that the content of a source
  * can be compared with a target that begins in the middle of a table.
@@ -85,5 +88,7 @@ void model_set(struct model *model, uint64_t sector, uint64_t nr,
 /* The range holds what it held, or @stamp. */
 void model_maybe(struct model *model, uint64_t sector, uint64_t nr,
 		 uint32_t stamp);
+/* It holds what it held, or zeroes; or that now, and zeroes some time later. */
+void model_later(struct model *model, uint64_t sector, uint64_t nr);
 
 #endif
