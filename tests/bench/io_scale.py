@@ -38,7 +38,7 @@ class Sparse:
         self.meta = meta
 
     def clone(self):
-        return Clone(self, self.source, self.mib, self.region_kib, ())
+        return Clone(self, self.source, self.dest, self.mib, self.region_kib, ())
 
     def timed_clone(self):
         began = time.monotonic_ns()

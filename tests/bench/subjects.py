@@ -129,7 +129,8 @@ class States:
 
     def _make(self, state, region_kib):
         self._module.use()
-        with Clone(self._disks, self._disks.source, SIZE_MIB, region_kib, ()) as clone:
+        with Clone(self._disks, self._disks.source, self._disks.dest, SIZE_MIB, region_kib,
+                   ()) as clone:
             hydrate(clone.path, state, region_kib)
         return self._disks.meta_block.read(0, IMAGE_SECTORS)
 
@@ -148,22 +149,14 @@ class Clones:
         """dest is another destination than the usual one."""
         self._states.put(state, region_kib)
         self._module.use()
-        rig = self._disks if dest is None else _Rig(self._disks.meta, dest)
-        with Clone(rig, self._disks.source, SIZE_MIB, region_kib, ()) as clone:
+        with Clone(self._disks, self._disks.source, dest or self._disks.dest, SIZE_MIB,
+                   region_kib, ()) as clone:
             yield clone
 
     @contextlib.contextmanager
     def device(self, state, region_kib, _op):
         with self.clone(state, region_kib) as clone:
             yield clone.path
-
-
-class _Rig:
-    """What Clone wants of one."""
-
-    def __init__(self, meta, dest):
-        self.meta = meta
-        self.dest = dest
 
 
 class Thin:
