@@ -132,7 +132,8 @@
  * them.)  So it is taken off the bio, which waits for the worker once it has
  * ended.  If its regions are not committed it needs a commit; if they are, just a
  * flush of the destination, shared with all that wait at that moment, and none
- * if there is no volatile cache.
+ * if there is no volatile cache.  Once the metadata has failed a FUA write fails
+ * where a flush does: see take_fua().
  *
  * Once a clone is finished nothing is left that a commit could declare hydrated,
  * and flushes and FUA are passed down as linear does.  FUA writes that have begun
@@ -460,12 +461,20 @@ static void set_mode(struct clone *clone, enum clone_mode mode)
 	dm_table_event(clone->ti->table);
 }
 
+/* The transaction is gone, one that was left open included. */
+static int abort_transaction(struct clone *clone)
+{
+	clone->store->pre_committed = false;
+
+	return dm_clone_metadata_abort(clone->cmd);
+}
+
 /* The one place to go when something has failed that changes the metadata. */
 static void metadata_operation_failed(struct clone *clone, const char *op, int r)
 {
 	DMERR("%s: metadata operation '%s' failed: %d", clone_name(clone), op, r);
 
-	set_mode(clone, dm_clone_metadata_abort(clone->cmd) ? CM_FAIL : CM_READ_ONLY);
+	set_mode(clone, abort_transaction(clone) ? CM_FAIL : CM_READ_ONLY);
 }
 
 static void destination_flush_failed(struct clone *clone, int r)
@@ -690,12 +699,16 @@ static void await_flush(struct clone *clone, struct bio *bio)
 static bool needs_commit(struct clone *clone, const struct bio_list *bios)
 {
 	bool user_changes = READ_ONCE(clone->user_changes);
+	bool all_flush = !may_change_metadata(clone);	/* see take_fua() */
 	struct bio *bio;
 
-	bio_list_for_each(bio, bios)
-		if (bio->bi_opf & REQ_PREFLUSH ? user_changes :
-						 bio_to_io(bio)->flags & IO_COMMIT)
+	bio_list_for_each(bio, bios) {
+		if (user_changes && (all_flush || (bio->bi_opf & REQ_PREFLUSH)))
 			return true;
+		if (!(bio->bi_opf & REQ_PREFLUSH) &&
+		    (bio_to_io(bio)->flags & IO_COMMIT))
+			return true;
+	}
 
 	return false;
 }
@@ -1001,6 +1014,11 @@ static bool is_discard(struct bio *bio)
 /*
  * Take FUA off @bio, which is about to be sent to the destination.  Returns what it
  * is to wait for instead when it has ended.  @committed: its regions are.
+ *
+ * A flush with data comes as an empty flush and then as a write, which device-mapper
+ * sends even if the flush has failed; that error is lost.  A flush that cannot commit
+ * has made the mode worse before it ends, so the write that comes after it answers
+ * for both: outside of write mode FUA writes wait for what flushes wait for.
  */
 static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committed)
 {
@@ -1011,6 +1029,8 @@ static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committe
 		bio->bi_opf &= ~REQ_FUA;
 	if (!committed)
 		return IO_FUA | IO_COMMIT;
+	if (!may_change_metadata(clone))
+		return IO_FUA;
 
 	return !dm_clone_fault(IMPLIED_FLUSH) && bdev_write_cache(clone->geo.dest) ?
 	       IO_FUA : 0;
@@ -2383,7 +2403,7 @@ static void try_to_recover(struct clone *clone)
 		return;
 	}
 
-	if (dm_clone_metadata_abort(clone->cmd))
+	if (abort_transaction(clone))
 		return;
 
 	set_mode(clone, CM_WRITE);

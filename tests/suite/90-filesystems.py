@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """File systems: cloned, mounted, trimmed, hydrated, swapped, checked."""
 
+import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import random
+import struct
 
 from lib.blk import MIB
 from lib.errors import Failure
@@ -143,3 +147,54 @@ def _(t):
     t.run("e2fsck", "-fn", clone.path)
     clone.until_hydrated(60)
     t.run("e2fsck", "-fn", clone.path)
+
+
+FIEMAP = 0xC020660B
+FIEMAP_SYNC = 1
+
+
+def extents(fd):
+    """Where the file is on its device: [(first sector, sectors)]"""
+    most = 8
+    head, extent = struct.Struct("=QQIIII"), struct.Struct("=QQQ16xI12x")
+    buf = bytearray(head.pack(0, 1 << 62, FIEMAP_SYNC, 0, most, 0) +
+                    bytes(most * extent.size))
+    fcntl.ioctl(fd, FIEMAP, buf)
+    nr = head.unpack_from(buf)[3]
+    return [(physical >> 9, length >> 9) for _, physical, length, _ in
+            (extent.unpack_from(buf, head.size + i * extent.size) for i in range(nr))]
+
+
+@test("ext4: fsync fails while the metadata device does, the journal's regions committed",
+      defect="device-mapper sends the data of a flush that has failed")
+def _(t):
+    mkfs, _, size = SYSTEMS["ext4"]
+    source = t.disk(size, kind="null", what="source")
+    t.run(*mkfs, "-b", "4096", source.path)   # a block is a region
+    where = t.mount(source.path, "ext4")
+    with open(f"{where}/file", "wb") as f:
+        f.write(bytes(4096))
+        f.flush()
+        (first, nr), = extents(f.fileno())
+    t.umount(where)
+
+    # All but the file, one region, is hydrated and committed.
+    clone = t.clone(region=8, size=size, source=source, kind="null",
+                    features=["no_hydration"], former=None)
+    source.fail_range(first, nr)
+    clone.enable_hydration()
+    clone.until(lambda s: s.hydrated == s.regions - nr // 8, "all but the file")
+    clone.disable_hydration()
+    source.heal()
+
+    where = t.mount(clone.path, "ext4")
+    fd = os.open(f"{where}/file", os.O_RDWR | os.O_DIRECT)
+    try:
+        clone.flush()
+        clone.meta.fail_writes()
+        with mmap.mmap(-1, 4096) as data:       # aligned
+            os.pwrite(fd, data, 0)
+        t.fails(lambda: os.fsync(fd), errno.EIO, what="fsync")
+    finally:
+        os.close(fd)
+        clone.meta.heal()
