@@ -163,8 +163,12 @@
  * So nothing may be committed any more before the regions' data has been made
  * anew: read-only until the device is activated again.
  *
- * "No space", as a full thin pool has it, is another matter: that is said before
- * anything is done, so nothing has been lost.  The transaction stays open (while it
+ * "No space" is another matter: a thin volume says so before it does anything, so
+ * nothing has been lost.  (Not so where it is one part of several: device-mapper
+ * keeps the last error of a flush that went to all of them, which may hide that
+ * another part has lost writes.  Nor where a disk says it of data that it has
+ * acknowledged before.  The errno does not tell these apart; the administrator's
+ * guide says which destinations this holds for.)  The transaction stays open (while it
  * is, all regions count as not committed) and the next attempt, a second later if
  * nobody asks for it before, flushes the destination and commits it.
  *
