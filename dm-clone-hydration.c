@@ -13,14 +13,32 @@
  * A batch that fails is gone through again region by region, so that what's
  * good in it gets hydrated, and one bad sector costs one region.
  *
- * The engine waits when all that is left has failed, at the end of a pass; and when
- * this many copies in a row have failed that it must be the device, in the middle
- * of a pass.  The pause grows each time, up to a minute.  After it the engine feels
- * its way: one region at a time, from where it was, until this many have failed
- * again, or one is copied and all is as before.  So a dead device gets a few bios
- * each minute, but a bad stretch is crossed in the end.  A bio of a user that ends well
- * at the device cuts the pause short, once a second at most: that one sector can be
- * read doesn't mean that the one can that has failed.
+ * When this many copies in a row have failed that it must be the device, or a bad
+ * stretch of it, the engine feels its way: one region at a time, and after one that
+ * fails it jumps ahead, farther each time.  So a bad stretch is crossed in a few
+ * tries; one region that is copied, and all is as before.
+ *
+ * It waits when this many tries have failed, and at the end of a pass that has
+ * failed.  The pause grows each time, up to a minute, so a dead device gets a few bios
+ * each minute.  A bio of a user that ends well at the device cuts the pause short, once
+ * a second at most: that one sector can be read doesn't mean that the one can that has
+ * failed.
+ *
+ * What has been jumped over is left to later passes.  No region is starved:
+ *
+ * - A pass that has failed has the next one begin, one region at a time, at the first
+ *   region that it jumped over or left out of a batch (h->resume).  All between where
+ *   it began itself and there has been tried.
+ * - A pass like that jumps only from where a try of its own has failed, so the next
+ *   one begins later than it did.  If it leaves out nothing the next one begins at
+ *   region 0.
+ * - So as long as nothing gets copied all that is unhydrated, and unclaimed, is tried
+ *   within finitely many passes.  If something gets copied this may begin anew, but
+ *   that is progress, and there is only so much to be copied.
+ *
+ * That alone would be slow.  Jumps end half-way to the end of the run of unhydrated
+ * regions, if not before: so what they leave of it between bad regions and hydrated
+ * ones is halved from one pass to the next.
  *
  * Ranges that were asked for come before what the cursor points at.  What could
  * not be copied of them is left to the passes.
@@ -66,6 +84,20 @@
 /* It's the device that fails after this many failures in a row. */
 #define MAX_IN_A_ROW	8
 
+/*
+ * The first jump, in sectors: 1 MiB.  That's more than most bad stretches have, and
+ * less than what is worth a pass of its own.  They double, up to this part of the
+ * device, so that what is good in a device of several bad stretches isn't missed.
+ */
+#define MIN_JUMP	(1U << (20 - SECTOR_SHIFT))
+#define MAX_JUMP_PART	8
+
+/* Tries that may fail at the beginning of a pass, one after the other, before it jumps. */
+#define MAX_CLOSE	4
+
+/* Jumps that end within a run; it may be one of many in a bad stretch. */
+#define MAX_WITHIN_RUN	8
+
 struct dm_clone_hydration {
 	const struct dm_clone_geometry *geo;
 	struct dm_clone_metadata *cmd;
@@ -106,6 +138,12 @@ struct dm_clone_hydration {
 	bool running;			/* not stopped */
 	u64 resume_at;			/* start nothing before, in 64-bit jiffies */
 	bool pass_failed;
+	unsigned long pass_begin;	/* the first region of this pass */
+	unsigned long resume;		/* the first it has left out; ULONG_MAX: none */
+	bool feeling;			/* the way; until a copy ends well */
+	unsigned long failed_until;	/* where the last try ended, if it failed */
+	unsigned int nr_close;		/* tries that may fail before it jumps */
+	unsigned int nr_jumps;		/* since it feels its way */
 	bool waiting;			/* for a device; until a copy ends well */
 	bool waits_for_dest;		/* and not for the source */
 	unsigned int nr_in_a_row;	/* failures since then, or since the pause */
@@ -133,6 +171,7 @@ struct batch {
 	unsigned long next;		/* region by region: the next one */
 	struct list_head list;		/* in to_retry */
 	bool failed;			/* a region of it could not be copied */
+	bool is_try;			/* to feel the way */
 };
 
 /*
@@ -538,6 +577,18 @@ static void finish_batch(struct batch *batch)
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
+/* From here on one region at a time, the first @nr_close without jumps. */
+static void __feel_way(struct dm_clone_hydration *h, unsigned int nr_close)
+{
+	lockdep_assert_held(&h->lock);
+
+	h->nr_in_a_row = 0;
+	h->feeling = true;
+	h->failed_until = ULONG_MAX;
+	h->nr_close = nr_close;
+	h->nr_jumps = 0;
+}
+
 /* Nothing can be copied: wait. */
 static void __wait(struct dm_clone_hydration *h)
 {
@@ -558,6 +609,7 @@ static void __go_on(struct dm_clone_hydration *h)
 	h->nr_in_a_row = 0;
 	h->pause = MIN_PAUSE;
 	h->retry_at = 0;
+	h->feeling = false;
 	WRITE_ONCE(h->waiting, false);
 }
 
@@ -608,7 +660,20 @@ static bool __goes_on(struct dm_clone_hydration *h, struct batch *batch)
 	 * region may take as long as a device takes to give up.
 	 */
 	return batch->next != batch->claim.end && h->running && h->enabled &&
-	       !h->waiting && !is_awaited(&batch->copy.job);
+	       !h->feeling && !is_awaited(&batch->copy.job);
+}
+
+/*
+ * Regions from @begin on are left to the next pass.  What was asked for before the
+ * beginning of this one doesn't keep the next from beginning later.
+ */
+static void __leave_out(struct dm_clone_hydration *h, unsigned long begin)
+{
+	lockdep_assert_held(&h->lock);
+
+	h->pass_failed = true;
+	if (begin >= h->pass_begin)
+		h->resume = min(h->resume, begin);
 }
 
 /* What is left out of a batch will be found by the next pass. */
@@ -616,13 +681,15 @@ static void __leave_rest(struct dm_clone_hydration *h, struct batch *batch)
 {
 	lockdep_assert_held(&h->lock);
 
-	if (h->running && batch->next != batch->claim.end)
+	if (h->running && batch->next != batch->claim.end) {
 		batch->failed = true;
+		__leave_out(h, batch->next);
+	}
 }
 
 /*
- * A copy of @batch has ended, of a region or of all of it.  What fails during a pause
- * was under way when that began, and tells nothing new.
+ * A copy of @batch has ended, of a region or of all of it.  What fails besides the tries
+ * was under way before them, and tells nothing new.
  */
 static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 		       blk_status_t status)
@@ -636,9 +703,15 @@ static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 		__go_on(h);
 	} else if (!batch->copy.job.outcome.cancelled) {
 		WRITE_ONCE(h->waits_for_dest, !batch->copy.job.outcome.read_failed);
-		if (time_after_eq64(get_jiffies_64(), h->retry_at) &&
-		    ++h->nr_in_a_row >= MAX_IN_A_ROW)
+		if (h->feeling && !batch->is_try)
+			return;
+		h->failed_until = batch->claim.end;
+		if (++h->nr_in_a_row < MAX_IN_A_ROW)
+			return;
+		if (h->feeling)
 			__wait(h);
+		else
+			__feel_way(h, 0);
 	}
 }
 
@@ -826,7 +899,7 @@ static unsigned long room(struct dm_clone_hydration *h)
 	if (!h->enabled || !h->running ||
 	    time_before64(get_jiffies_64(), __not_before(h)))
 		nr = 0;
-	else if (h->waiting)		/* feel the way */
+	else if (h->feeling)
 		nr = h->nr_background ? 0 : 1;
 	else if (duty(h) < 100)		/* one, and then the pause after it */
 		nr = h->nr_background ? 0 : threshold;
@@ -848,15 +921,21 @@ static unsigned long room(struct dm_clone_hydration *h)
 	return min_t(unsigned long, nr, max(piece >> h->geo->region_shift, 1U));
 }
 
-/* Account for @nr regions to be copied, unless all has been stopped. */
-static bool account_start(struct dm_clone_hydration *h, unsigned long nr)
+/*
+ * Account for @batch, unless all has been stopped.  It's no try if others are under
+ * way: then room() has seen the engine at full speed still.
+ */
+static bool account_start(struct dm_clone_hydration *h, struct batch *batch)
 {
+	unsigned long nr = batch->claim.end - batch->claim.begin;
 	bool r;
 
 	spin_lock_irq(&h->lock);
 	r = h->enabled && h->running;
-	if (r)
+	if (r) {
+		batch->is_try = h->feeling && !h->nr_background;
 		h->nr_background += nr;
+	}
 	spin_unlock_irq(&h->lock);
 
 	return r;
@@ -907,7 +986,7 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 		return true;
 	}
 
-	if (!account_start(h, batch->claim.end - begin)) {
+	if (!account_start(h, batch)) {
 		*next = begin;
 		dm_clone_hydration_release(h, &batch->claim);
 		mempool_free(batch, &h->batch_pool);
@@ -930,15 +1009,21 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
  */
 static bool end_pass(struct dm_clone_hydration *h)
 {
-	bool over, failed, again;
+	bool over, failed, again, in_part;
 
 	spin_lock_irq(&h->lock);
 	/* The pass lasts until its last copy ends, which kicks us. */
 	over = !h->nr_background;
 	failed = h->pass_failed;
-	if (over && failed)
+	if (over && failed) {
 		__wait(h);
+		__feel_way(h, MAX_CLOSE);
+	}
 	if (over) {
+		in_part = h->pass_begin;
+		h->pass_begin = failed && h->resume != ULONG_MAX ? h->resume : 0;
+		h->cursor = h->pass_begin;
+		h->resume = ULONG_MAX;
 		h->pass_failed = false;
 		if (h->wanted)
 			dm_clone_ranges_forget_tried(h->wanted);
@@ -952,8 +1037,8 @@ static bool end_pass(struct dm_clone_hydration *h)
 	 * If nothing was started, then all that was left had been claimed by
 	 * others.  Should one of them fail, we'll be kicked.
 	 */
-	again = h->nr_started && !failed && !dm_clone_is_hydration_done(h->cmd);
-	h->cursor = 0;
+	again = (h->nr_started || in_part) && !failed &&
+		!dm_clone_is_hydration_done(h->cmd);
 	h->nr_started = 0;
 	if (failed)
 		kick(h);
@@ -993,6 +1078,56 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 	return start_batch(h, begin, run_end, next);
 }
 
+/* How far to jump, all before @begin having been gone through?  0: not at all. */
+static unsigned long next_jump(struct dm_clone_hydration *h, unsigned long begin,
+			       bool *within_run)
+{
+	u64 most = max(h->geo->nr_regions / MAX_JUMP_PART, 1UL), jump = 0;
+
+	spin_lock_irq(&h->lock);
+	/* The first region is this pass's to try, whatever was asked for. */
+	if (h->feeling && begin == h->failed_until && begin != h->pass_begin) {
+		h->failed_until = ULONG_MAX;
+		if (h->nr_close) {
+			h->nr_close--;
+		} else {
+			jump = max(MIN_JUMP >> h->geo->region_shift, 1U);
+			jump = min(jump << min(h->nr_jumps, 31U), most);
+			*within_run = h->nr_jumps++ < MAX_WITHIN_RUN;
+		}
+	}
+	spin_unlock_irq(&h->lock);
+
+	return jump;
+}
+
+/*
+ * Where to try next of the regions [begin, end), of which the first is unhydrated?  If
+ * the last try ended at @from and has failed, then not there.
+ */
+static unsigned long jump_ahead(struct dm_clone_hydration *h, unsigned long from,
+				unsigned long begin, unsigned long end)
+{
+	bool within_run = false;
+	unsigned long next, jump = next_jump(h, from, &within_run);
+
+	if (!jump)
+		return begin;
+
+	next = min(end - begin, 2 * jump) + begin;
+	if (within_run)
+		dm_clone_find_run(h->cmd, begin, next, &next);
+	next = within_run ? begin + (next - begin) / 2 : min(begin + jump, end);
+
+	if (next != begin) {
+		spin_lock_irq(&h->lock);
+		__leave_out(h, begin);
+		spin_unlock_irq(&h->lock);
+	}
+
+	return next;
+}
+
 static bool start_next(struct dm_clone_hydration *h)
 {
 	unsigned long begin, next, nr = room(h);
@@ -1003,8 +1138,9 @@ static bool start_next(struct dm_clone_hydration *h)
 		return false;
 
 	if (next_wanted(h, &wanted)) {
-		next = wanted.begin;
-		r = start_from(h, nr, wanted.begin, wanted.end, &next);
+		begin = jump_ahead(h, wanted.begin, wanted.begin, wanted.end);
+		next = begin;
+		r = begin == wanted.end || start_from(h, nr, begin, wanted.end, &next);
 		tried_wanted(h, wanted.begin, next);
 		return r;
 	}
@@ -1012,6 +1148,10 @@ static bool start_next(struct dm_clone_hydration *h)
 	begin = dm_clone_find_next_unhydrated_region(h->cmd, h->cursor);
 	if (begin >= h->geo->nr_regions)
 		return end_pass(h);
+
+	h->cursor = jump_ahead(h, h->cursor, begin, h->geo->nr_regions);
+	if (h->cursor != begin)
+		return true;
 
 	return start_from(h, nr, begin, h->geo->nr_regions, &h->cursor);
 }
@@ -1473,6 +1613,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 	h->wq = wq_dest;
 	h->events = *events;
 	h->pause = MIN_PAUSE;
+	h->resume = ULONG_MAX;
 	INIT_DELAYED_WORK(&h->work, do_hydration);
 	INIT_DELAYED_WORK(&h->zero_work, do_zeroing);
 	dm_clone_marks_init(&h->marks, geo->nr_regions);

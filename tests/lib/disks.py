@@ -250,6 +250,18 @@ class Disk:
             table += piece(first + nr, self.sectors - first - nr)
         self._swap(table)
 
+    def fail_ranges(self, ranges):
+        """I/O to these fails: (first, nr), in sectors, in their order."""
+        table, at = [], 0
+        for first, nr in ranges:
+            if first > at:
+                table += self._linear(at, first - at)
+            table.append((first, nr, "error", ""))
+            at = first + nr
+        if at < self.sectors:
+            table += self._linear(at, self.sectors - at)
+        self._swap(table)
+
     def fail_writes(self):
         """Writes and flushes fail, reads work."""
         self._swap([(0, self.sectors, "flakey",

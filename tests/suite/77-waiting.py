@@ -130,6 +130,46 @@ def _(t):
     clone.check()
 
 
+BAD = 64                        # regions of 4 KiB
+
+
+def until_crossed(t, clone, bad, most):
+    """Until all but the @bad regions is hydrated, at the price of @most errors."""
+    clone.enable_hydration()
+    clone.until(lambda s: s.hydrated == clone.regions - bad, "the rest", 90)
+    found = errors(clone)
+    t.note(f"{found} errors")
+    if found > most:
+        raise Failure(f"{found} errors, {most} at most were expected")
+    clone.source.heal()
+    clone.enable_hydration()
+    clone.until_hydrated()
+    clone.check()
+
+
+@test("a bad stretch of 256 KiB costs its regions three tries each at most", ours=OURS)
+def _(t):
+    clone = t.idle_clone(region=8, size=12 * MIB)
+    clone.source.fail_range(8 * 1234, 8 * BAD)
+    until_crossed(t, clone, BAD, 3 * BAD)
+
+
+@test("a bad stretch in a range that was asked for is crossed", ours=OURS)
+def _(t):
+    clone = t.idle_clone(region=8, size=12 * MIB)
+    clone.source.fail_range(8 * 1234, 8 * BAD)
+    clone.message(f"hydrate {8 * 1230} {8 * 800}")
+    until_crossed(t, clone, BAD, 3 * BAD)
+
+
+@test("what is good between bad stretches is copied in the end", ours=OURS)
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB)
+    bad = [(500, 20), (521, 30), (553, 10), (1900, 40)]
+    clone.source.fail_ranges([(8 * first, 8 * nr) for first, nr in bad])
+    until_crossed(t, clone, sum(nr for _, nr in bad), 1000)
+
+
 @test("messages about what has failed do not have it tried again and again", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
