@@ -125,6 +125,7 @@ struct dm_clone_hydration {
 	struct delayed_work work;
 	unsigned long cursor;
 	unsigned long nr_started;	/* copies in this pass */
+	bool interrupted;		/* this pass; kicks may have come to nothing */
 
 	/* Zeroes what is marked.  While h->zeroing the claim and copy are in use. */
 	struct dm_clone_marks marks;
@@ -1035,11 +1036,14 @@ static bool end_pass(struct dm_clone_hydration *h)
 
 	/*
 	 * If nothing was started, then all that was left had been claimed by
-	 * others.  Should one of them fail, we'll be kicked.
+	 * others.  Should one of them fail, we'll be kicked.  Unless there was no room
+	 * for a while in mid-pass: a kick for a region that the cursor had passed was
+	 * used up then.
 	 */
-	again = (h->nr_started || in_part) && !failed &&
+	again = (h->nr_started || in_part || h->interrupted) && !failed &&
 		!dm_clone_is_hydration_done(h->cmd);
 	h->nr_started = 0;
+	h->interrupted = false;
 	if (failed)
 		kick(h);
 
@@ -1115,8 +1119,8 @@ static unsigned long jump_ahead(struct dm_clone_hydration *h, unsigned long from
 		return begin;
 
 	next = min(end - begin, 2 * jump) + begin;
-	if (within_run)
-		dm_clone_find_run(h->cmd, begin, next, &next);
+	if (within_run && dm_clone_find_run(h->cmd, begin, next, &next))
+		return begin;	/* hydrated by now */
 	next = within_run ? begin + (next - begin) / 2 : min(begin + jump, end);
 
 	if (next != begin) {
@@ -1134,8 +1138,10 @@ static bool start_next(struct dm_clone_hydration *h)
 	struct dm_clone_range wanted;
 	bool r;
 
-	if (!nr)
+	if (!nr) {
+		h->interrupted |= h->cursor != h->pass_begin;
 		return false;
+	}
 
 	if (next_wanted(h, &wanted)) {
 		begin = jump_ahead(h, wanted.begin, wanted.begin, wanted.end);
