@@ -2251,7 +2251,6 @@ static void set_target_features(struct clone *clone)
 
 	ti->private = clone;
 	ti->per_io_data_size = sizeof(struct clone_io);
-	ti->accounts_remapped_io = true;	/* see submit_mapped() */
 
 	/* The metadata is a write cache, whether or not the devices have one. */
 	ti->num_flush_bios = 1;
