@@ -238,7 +238,12 @@ def one_pair(rig, hold, driven, region, number):
         return pair.run(), None
     except (OSError, Failure) as error:
         rig.heal()
-        pair.clone.deactivate()
+        # What is wrong may keep it open.
+        try:
+            pair.clone.deactivate()
+        except OSError as busy:
+            raise Failure(f"{driven.name} (regions of {region}): {error}; "
+                          f"afterwards: {busy}") from None
         return False, f"{driven.name} (regions of {region}): {error}"
 
 
