@@ -51,6 +51,7 @@ extern const struct field_place field_places[];
 #define BITMAP_COUNTS		16
 #define COUNTS_PER_BITMAP	((BLOCK - BITMAP_COUNTS) * 4)
 
+#define SB_BEGIN		32	/* of what is in use: the magic */
 #define SB_END			196
 #define MAGIC			0x8af27f64ull
 

@@ -522,7 +522,7 @@ static bool check_refused_line(struct fuzzer *f, const struct words *w, int erro
 /* What the kernel prints must load, and be printed the same. */
 static bool check_round_trip(struct fuzzer *f, uint64_t length)
 {
-	char first[1024], second[1024];
+	static char first[32768], second[32768];	/* a line as long as was loaded */
 	int r = dm_table(CLONE, true, first, sizeof(first));
 
 	if (r)
