@@ -35,6 +35,7 @@ void disk_init(struct disk *disk, const struct recording *rec)
 	disk->cells = need(disk->nr_cells, sizeof(*disk->cells));
 	disk->volatiles = need(rec->nr_lower, sizeof(*disk->volatiles));
 	disk->durable = need(rec->nr_lower, sizeof(*disk->durable));
+	disk->doubtful = need(rec->nr_lower, sizeof(*disk->doubtful));
 
 	disk->initial = need(disk->nr_cells, SECTOR_SIZE);
 	memcpy(disk->initial, rec->initial.meta, meta * SECTOR_SIZE);
@@ -49,6 +50,7 @@ void disk_init(struct disk *disk, const struct recording *rec)
 void disk_free(struct disk *disk)
 {
 	free(disk->initial);
+	free(disk->doubtful);
 	free(disk->durable);
 	free(disk->volatiles);
 	free(disk->cells);
@@ -164,7 +166,8 @@ static void settle_volatiles(struct disk *disk, uint32_t end)
 		uint32_t lower = disk->volatiles[i];
 		const struct lower_bio *bio = &disk->rec->lower[lower];
 
-		if (lower == end || (last->b.kind == BIO_FLUSH && is_covered(bio, last)))
+		if (lower == end || (last->b.kind == BIO_FLUSH && !disk->doubtful[lower] &&
+				     is_covered(bio, last)))
 			make_durable(disk, lower);
 		else
 			disk->volatiles[kept++] = lower;
@@ -186,10 +189,23 @@ static void lose_volatiles(struct disk *disk)
 	disk->nr_volatiles = kept;
 }
 
+static void doubt_metadata(struct disk *disk)
+{
+	for (uint32_t i = 0; i < disk->nr_volatiles; i++) {
+		uint32_t lower = disk->volatiles[i];
+
+		if (disk->rec->lower[lower].meta && disk->rec->lower[lower].b.completed < disk->now)
+			disk->doubtful[lower] = true;
+	}
+}
+
 void disk_advance(struct disk *disk)
 {
 	const struct event *event = &disk->rec->events[disk->now++];
 	const struct bio *b = &disk->rec->lower[event->index].b;
+
+	if (event->kind == FLUSH_FAILED)
+		doubt_metadata(disk);
 
 	if (event->kind == LOWER_QUEUED && b->kind != BIO_FLUSH)
 		disk->volatiles[disk->nr_volatiles++] = event->index;

@@ -16,6 +16,9 @@
  * Or else: a destination that has no FUA of its own.  Such a write is followed by a flush
  * then, and if that fails the cache may be lost with it: of what was volatile nothing
  * will ever be on the disk, and no later flush says so.
+ *
+ * A flush of the metadata that fails leaves each write that it was to cover volatile for
+ * good, until it's overwritten: no later flush covers it.
  */
 #ifndef CRASH_DISK_H
 #define CRASH_DISK_H
@@ -46,6 +49,7 @@ struct disk {
 	uint32_t *volatiles;		/* lower bios, in the order of queueing */
 	uint32_t nr_volatiles;
 	bool *durable;			/* a lower bio each */
+	bool *doubtful;			/* the same: no flush covers it any more */
 
 	uint8_t *initial;		/* content of all sectors at first */
 

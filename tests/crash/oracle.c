@@ -123,6 +123,13 @@ static void take_ack(struct oracle *o, uint32_t upper)
 	}
 }
 
+/* What no flush has covered may be there or not, from here on. */
+static void forget_acks(struct oracle *o)
+{
+	o->nr_acked = 0;
+	o->nr_unsuspended = 0;
+}
+
 void oracle_advance(struct oracle *o)
 {
 	const struct event *event = &o->rec->events[o->now];
@@ -134,6 +141,8 @@ void oracle_advance(struct oracle *o)
 	else if (event->kind == SUSPENDED)
 		cover(o, o->suspend_floor, o->unsuspended, &o->nr_unsuspended,
 		      o->suspend_began);
+	else if (event->kind == RESET)
+		forget_acks(o);
 	o->now++;
 }
 

@@ -47,6 +47,7 @@ OPS = ("write", "fua", "discard", "zero", "punch", "flush", "read")
 FIRST_NUMBER = 16
 LATER_NUMBERS = 1 << 22
 ROUND_LIMIT = 240
+COMMIT_LIMIT = 20
 
 SYNC = {
     "heavy": {"write": 40, "fua": 12, "discard": 4, "zero": 3, "punch": 3,
@@ -105,6 +106,9 @@ class Scenario:
         self.align = rng.choice((1, 1, 8))
         self.core = rng.choice(({}, {"hydration_threshold": 2, "hydration_batch_size": 1},
                                 {"hydration_threshold": 8, "hydration_batch_size": 4}))
+        # Flushes of the metadata fail for a while; the machine is reset between rounds.
+        self.flush_failures = 0
+        self.resets = 0
         self.suspends = rng.choice((0, 0, 1, 2))
         self.reloads = rng.choice((0, 0, 1))
         self.discards = 1
@@ -119,6 +123,9 @@ class Scenario:
             self._be_big(rng)
         for name, value in (only or {}).items():
             setattr(self, name, type(getattr(self, name))(value))
+        self.is_shaken = bool(self.flush_failures or self.resets)
+        if self.is_shaken:
+            self._be_shaken(rng)
         self.rng = rng
 
     def _be_big(self, rng):
@@ -128,6 +135,17 @@ class Scenario:
         self.hydration = "off"
         if self.stack == "null":
             self.stack = "delay"
+
+    def _be_shaken(self, rng):
+        """Commit after commit, on devices that take time, so that one is always under way;
+        of several blocks, so that what is overwritten becomes something else."""
+        self._be_big(rng)
+        self.sync, self.stack, self.end = "heavy", "delay", "nothing"
+        # What fails does so at once: not all of it may be used up by that.
+        self.threads, self.pause_us, self.seconds, self.ops = 4, 2000, 3, 4000
+        self.max_sectors = 64
+        self.suspends = self.reloads = 0
+        self.rounds = 1 + self.resets
 
     @property
     def former(self):
@@ -141,7 +159,8 @@ class Scenario:
         self.max_sectors = 64 if self.region == 8 else 512
 
     def __str__(self):
-        more = ", reading" * self.reading + ", zeroed" * self.zeroed
+        more = ", reading" * self.reading + ", zeroed" * self.zeroed + \
+            ", flush failures" * bool(self.flush_failures) + ", resets" * bool(self.resets)
         return (f"{'again, ' if self.initial else ''}"
                 f"{-(-self.size // self.region)} regions of {self.region // 2} KiB, "
                 f"fsync-{self.sync}, hydration {self.hydration}, "
@@ -207,6 +226,33 @@ def mapped(name, table):
     return device
 
 
+class Meta(disks.Cache):
+    """The metadata device."""
+
+    def __init__(self, sectors, backing):
+        backing.sectors = sectors
+        super().__init__(f"{sweep.PREFIX}meta", backing)
+
+    def vanish(self):
+        """From now on everything fails: flushes too, which an error target lets pass."""
+        place = f"{self.backing.number} {self.backing.offset}"
+        self._swap([(0, self.sectors, "flakey", f"{place} 0 1000 0")])
+
+    def come_back(self):
+        self.flushes.heal()
+        self.hold_some()
+
+    def remove(self):
+        self.close()
+
+
+class Dest(disks.Disk):
+    """The destination."""
+
+    def remove(self):
+        self.close()
+
+
 class Stack:
     """The devices below a clone. None of it is there again after remove()."""
 
@@ -229,11 +275,22 @@ class Stack:
         log_slice = self._linear("log", LOG_SLICE, disks.Backing(log, log_offset))
         self.log = self._add(mapped("logged", [(0, total, "log-writes",
                                                 f"{base.path} {log_slice.path}")]))
+        if s.is_shaken:
+            self._add_moody_disks()
+            return
         self.meta = self._linear("meta", s.meta, disks.Backing(self.log.path))
         self.dest = self._linear("dest", s.size, disks.Backing(self.log.path, s.meta))
         self.dest_path = self.dest.path
         if s.stack == "nvme":
             self.dest_path = self._add(Nvme(self.dest.path)).path
+
+    def _add_moody_disks(self):
+        """Metadata and destination, for flushes that fail and resets."""
+        s = self.scenario
+        self.meta = self._add(Meta(s.meta, disks.Backing(self.log.path)))
+        self.dest = self._add(Dest(f"{sweep.PREFIX}dest", s.size,
+                                   disks.Backing(self.log.path, s.meta)))
+        self.dest_path = self.dest.path
 
     def _add(self, thing):
         self._made.append(thing)
@@ -344,7 +401,7 @@ class Run:
         """What happens while the load runs, which takes so long."""
         s = self.scenario
         acts = ["suspend"] * s.suspends + ["hydrate"] * (s.hydration == "late")
-        acts += ["reload"] * s.reloads + [""]
+        acts += ["reload"] * s.reloads + ["fail"] * s.flush_failures + [""]
         s.rng.shuffle(acts)
         deadline = time.monotonic() + seconds
         for i, act in enumerate(acts):
@@ -354,12 +411,55 @@ class Run:
                 continue
             if act == "hydrate":
                 device.message("enable_hydration")
+            elif act == "fail":
+                # After the first one room is looked for from the start: where the
+                # superblock has its blocks that is durable when the second one fails.
+                self._fail_flushes(device)
+                self._fail_flushes(device)
             else:
                 if act == "reload":
                     device.load(self._table())
                 self._suspend(device)
                 time.sleep(0.02)
                 device.resume()
+
+    def _fail_flushes(self, device):
+        """For a while, in which it is resumed in vain."""
+        self._fail_flush(device)
+        for healed in False, False, True:
+            time.sleep(0.03)
+            self.trace.mark("X flush failed")
+            if healed:
+                self.stack.meta.flushes.heal()
+            device.suspend(noflush=True)
+            device.resume()
+
+    def _fail_flush(self, device):
+        """After the next superblock's write, and from then on."""
+        meta = self.stack.meta
+        meta.hold_some(superblock=True)
+        self._until(lambda: meta.waiting, "a superblock on its way")
+        meta.flushes.fail_writes()
+        meta.hold_some()
+        self._until(lambda: device.status(noflush=True).split()[-1] != "rw", "a commit that fails")
+        self.trace.mark("X flush failed")
+
+    @staticmethod
+    def _until(condition, what):
+        deadline = time.monotonic() + COMMIT_LIMIT
+        while not condition():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"record: {what} does not come")
+            time.sleep(0.005)
+
+    def _reset(self, device):
+        """The machine stops, the disks keep what is in their caches."""
+        if self.scenario.flush_failures:
+            self._fail_flushes(device)          # see _disturb()
+            self._fail_flush(device)
+        self.stack.meta.vanish()
+        self.stack.dest.fail_writes()
+        self.trace.mark("X reset")
 
     def _finish(self, device):
         """The last round ends while the load runs."""
@@ -386,12 +486,19 @@ class Run:
         self._disturb(device, thread, s.seconds)
         if last:
             self._finish(device)
+        elif s.resets:
+            self._reset(device)
         load.stop = 1
         thread.join(ROUND_LIMIT)
         if thread.is_alive():
             raise SystemExit(f"record: the load does not end\n{sweep.blocked_tasks(os.getpid())}")
-        if load.failed:
+        if load.failed and not s.is_shaken:
             raise SystemExit(f"record: {load.failed} operations failed")
+        if s.resets and not last:
+            device.remove()
+            self.stack.meta.come_back()
+            self.stack.dest.heal()
+            return
         self._remove(device)
         if last and s.end == "remove":
             self.trace.mark("X end")
@@ -430,7 +537,7 @@ def record(scenario, args, trace, library, place):
 
 def load_modules(module):
     os.environ["DM_DISABLE_UDEV"] = "1"
-    modprobe("-a", "dm_mod", "dm_persistent_data", "dm_delay", "dm_log_writes", "configfs")
+    modprobe("-a", "dm_mod", "dm_persistent_data", "dm_delay", "dm_flakey", "dm_log_writes", "configfs")
     if not os.path.ismount("/sys/kernel/config"):
         os.makedirs("/sys/kernel/config", exist_ok=True)
         if os.system("mount -t configfs configfs /sys/kernel/config"):

@@ -319,6 +319,10 @@ static void take_mark(struct loader *l, unsigned int tid, const char *text)
 		add_event(l, SUSPEND, 0);
 	} else if (!strcmp(text, "X suspended")) {
 		add_event(l, SUSPENDED, 0);
+	} else if (!strcmp(text, "X reset")) {
+		add_event(l, RESET, 0);
+	} else if (!strcmp(text, "X flush failed")) {
+		add_event(l, FLUSH_FAILED, 0);
 	} else if (!strcmp(text, "X end")) {
 		add_event(l, END, 0);
 	} else {

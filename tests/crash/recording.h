@@ -73,6 +73,8 @@ enum event_kind {
 	UPPER_COMPLETED,
 	SUSPEND,		/* or removal: it begins */
 	SUSPENDED,		/* all that was acknowledged can be found */
+	RESET,			/* of the machine: no power is lost, but the clone is */
+	FLUSH_FAILED,		/* of the metadata; what it was to cover may be lost */
 	END,			/* what follows is taking down, not part of it */
 };
 

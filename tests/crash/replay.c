@@ -22,6 +22,7 @@
 #include "../../tools/lib/endian-le.h"
 #include "../lib/stamp.h"
 #include "disk.h"
+#include "live.h"
 #include "oracle.h"
 #include "random.h"
 #include "recording.h"
@@ -93,6 +94,7 @@ struct replay {
 	const struct options *options;
 	struct recording rec;
 	struct disk disk;
+	struct live live;
 	struct oracle oracle;
 
 	struct plan *plans;
@@ -599,7 +601,9 @@ static void tell_event(const struct replay *r, uint32_t e)
 		break;
 	default:
 		printf("      %s\n", event->kind == SUSPEND ? "suspend" :
-		       event->kind == SUSPENDED ? "suspended" : "end");
+		       event->kind == SUSPENDED ? "suspended" :
+		       event->kind == RESET ? "reset" :
+		       event->kind == FLUSH_FAILED ? "flush of the metadata failed" : "end");
 		break;
 	}
 }
@@ -696,23 +700,32 @@ static void try_plan(struct replay *r, const struct plan *plan)
 	}
 }
 
+static void advance_to(struct replay *r, uint32_t moment)
+{
+	while (r->disk.now < moment) {
+		disk_advance(&r->disk);
+		live_advance(&r->live);
+		oracle_advance(&r->oracle);
+	}
+}
+
 static void replay(struct replay *r)
 {
 	make_plans(r);
 	init_seen(r);
 	disk_init(&r->disk, &r->rec);
 	r->disk.implied_flushes_fail = r->options->implied_flushes_fail;
+	live_init(&r->live, &r->disk);
 	oracle_init(&r->oracle, &r->rec, &r->disk);
 
 	for (uint64_t i = 0; i < r->nr_plans; i++) {
-		while (r->disk.now < r->plans[i].moment) {
-			disk_advance(&r->disk);
-			oracle_advance(&r->oracle);
-		}
+		advance_to(r, r->plans[i].moment);
 		try_plan(r, &r->plans[i]);
 	}
+	advance_to(r, end_of_recording(&r->rec));
 
 	oracle_free(&r->oracle);
+	live_free(&r->live);
 	disk_free(&r->disk);
 	free(r->seen);
 	free(r->plans);
@@ -854,6 +867,8 @@ static int replay_recording(const struct options *options)
 	if (options->damage)
 		printf(" of %llu damaged by %s", llu(r.nr_damaged),
 		       damage_names[options->damage]);
+	if (r.live.nr_bad)
+		printf(", %llu writes to metadata that is in use", llu(r.live.nr_bad));
 	printf("; %u writes below, %llu states before formatting, %llu exported (%s)\n",
 	       r.rec.nr_lower, llu(r.nr_unformatted), llu(r.nr_exported), r.rec.scenario);
 
@@ -862,7 +877,7 @@ static int replay_recording(const struct options *options)
 	else if (options->damage)
 		status = r.nr_bad != r.nr_damaged;
 	else
-		status = !!r.nr_bad;
+		status = r.nr_bad || r.live.nr_bad;
 	recording_free(&r.rec);
 
 	return status;
