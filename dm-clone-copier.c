@@ -411,20 +411,6 @@ static unsigned int __room(struct pool *pool, bool awaited)
 	return room;
 }
 
-/* How many sectors there are up to the next hole, or the end. */
-static sector_t piece(const struct dm_clone_span *s)
-{
-	return (s->begin < s->hole_begin ? s->hole_begin : s->end) - s->begin;
-}
-
-/* Take @nr sectors off the begin of @s, at most up to its hole; and then that too. */
-static void advance(struct dm_clone_span *s, sector_t nr)
-{
-	s->begin += nr;
-	if (s->begin == s->hole_begin)
-		s->begin = s->hole_end;
-}
-
 /* @nr sectors of background jobs wait no more. */
 static void __reduce_backlog(struct dm_clone_copier *copier, sector_t nr)
 {
@@ -468,7 +454,8 @@ static enum next next_step(struct pool *pool, struct dm_clone_job **job,
 		goto out;
 	}
 
-	*nr_sectors = min_t(sector_t, __room(pool, *awaited), piece(&(*job)->left));
+	*nr_sectors = min_t(sector_t, __room(pool, *awaited),
+			    dm_clone_span_piece(&(*job)->left));
 	if (*nr_sectors)
 		next = NEXT_SLICE;
 out:
@@ -491,7 +478,7 @@ static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
 	s->job = job;
 	s->sector = job->left.begin;
 	s->nr_written = 0;
-	advance(&job->left, s->nr_sectors);
+	dm_clone_span_advance(&job->left, s->nr_sectors);
 	if (pool->paced) {
 		s->started = dm_clone_pacer_start(copier->pacer, s->nr_sectors, !awaited);
 		__reduce_backlog(copier, s->nr_sectors);
@@ -570,7 +557,7 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 	job->done = done;
 	job->outcome = (struct dm_clone_outcome) { .sector = span->begin };
 	job->left = *span;
-	advance(&job->left, 0);
+	dm_clone_span_advance(&job->left, 0);
 	job->nr_slices = 1;
 
 	/* Under the lock: once the work has @job, the copier may go away. */

@@ -54,6 +54,20 @@ struct dm_clone_span {
 	sector_t hole_end;
 };
 
+/* How many sectors there are from the beginning of @s to its hole, or to its end. */
+static inline sector_t dm_clone_span_piece(const struct dm_clone_span *s)
+{
+	return (s->begin < s->hole_begin ? s->hole_begin : s->end) - s->begin;
+}
+
+/* Take @nr sectors off @s, at most up to its hole; and then that too. */
+static inline void dm_clone_span_advance(struct dm_clone_span *s, sector_t nr)
+{
+	s->begin += nr;
+	if (s->begin == s->hole_begin)
+		s->begin = s->hole_end;
+}
+
 /* How the attempt to get data from the source to the destination has ended. */
 struct dm_clone_outcome {
 	blk_status_t status;

@@ -219,25 +219,12 @@ static void adapt_command(struct dm_clone_zeroer *zeroer, u64 took)
 	WRITE_ONCE(zeroer->command, command);
 }
 
-/* The sectors from the beginning of @left to its hole, or to its end. */
-static sector_t contiguous(const struct dm_clone_span *left)
-{
-	return (left->begin < left->hole_begin ? left->hole_begin : left->end) -
-	       left->begin;
-}
-
-static void skip_hole(struct dm_clone_span *left)
-{
-	if (left->begin == left->hole_begin)
-		left->begin = left->hole_end;
-}
-
 /* Zero some sectors, of which @slice at most are read back. */
 static void zero_piece(struct dm_clone_zero_job *job, unsigned int slice)
 {
 	struct dm_clone_zeroer *zeroer = job->zeroer;
 	sector_t sector = job->left.begin;
-	unsigned int nr = min_t(sector_t, contiguous(&job->left),
+	unsigned int nr = min_t(sector_t, dm_clone_span_piece(&job->left),
 				READ_ONCE(zeroer->command));
 	u64 started = ktime_get_ns();
 
@@ -253,8 +240,7 @@ static void zero_piece(struct dm_clone_zero_job *job, unsigned int slice)
 	if (job->outcome.status)
 		return;
 
-	job->left.begin += nr;
-	skip_hole(&job->left);
+	dm_clone_span_advance(&job->left, nr);
 }
 
 /*
@@ -338,7 +324,7 @@ void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job
 	job->discarded = 0;
 	if (!bdev_max_discard_sectors(zeroer->dest))
 		job->discard = false;
-	skip_hole(&job->left);
+	dm_clone_span_advance(&job->left, 0);
 	INIT_DELAYED_WORK(&job->work, do_zero);
 	queue_delayed_work(zeroer->wq, &job->work, 0);
 }
