@@ -362,19 +362,31 @@ void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset
 	}
 }
 
+/* The address of byte @at; *@len: how many bytes there are up to @end, or fewer. */
+static void *address_at(struct dm_clone_buffer *buffer, unsigned int at,
+			unsigned int end, unsigned int *len)
+{
+	unsigned int begin;
+	struct page *chunk;
+
+	*len = end - at;
+	chunk = chunk_at(buffer, at, &begin, len);
+
+	return page_address(chunk) + begin;
+}
+
 static bool is_zero(struct dm_clone_buffer *buffer, unsigned int offset,
 		    unsigned int sectors)
 {
 	unsigned int at = offset << SECTOR_SHIFT, end = at + (sectors << SECTOR_SHIFT);
-	unsigned int begin, len;
+	unsigned int len;
 
-	for (; at < end; at += len) {
-		struct page *chunk;
+	while (at < end) {
+		void *address = address_at(buffer, at, end, &len);
 
-		len = end - at;
-		chunk = chunk_at(buffer, at, &begin, &len);
-		if (memchr_inv(page_address(chunk) + begin, 0, len))
+		if (memchr_inv(address, 0, len))
 			return false;
+		at += len;
 	}
 
 	return true;
@@ -405,13 +417,12 @@ void dm_clone_buffer_clear(struct dm_clone_buffer *buffer, unsigned int offset,
 			   unsigned int sectors)
 {
 	unsigned int at = offset << SECTOR_SHIFT, end = at + (sectors << SECTOR_SHIFT);
-	unsigned int begin, len;
+	unsigned int len;
 
-	for (; at < end; at += len) {
-		struct page *chunk;
+	while (at < end) {
+		void *address = address_at(buffer, at, end, &len);
 
-		len = end - at;
-		chunk = chunk_at(buffer, at, &begin, &len);
-		memset(page_address(chunk) + begin, 0, len);
+		memset(address, 0, len);
+		at += len;
 	}
 }
