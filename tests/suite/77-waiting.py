@@ -162,14 +162,6 @@ def _(t):
     until_crossed(t, clone, BAD, 3 * BAD)
 
 
-@test("what is good between bad stretches is copied in the end", ours=OURS)
-def _(t):
-    clone = t.idle_clone(region=8, size=8 * MIB)
-    bad = [(500, 20), (521, 30), (553, 10), (1900, 40)]
-    clone.source.fail_ranges([(8 * first, 8 * nr) for first, nr in bad])
-    until_crossed(t, clone, sum(nr for _, nr in bad), 1000)
-
-
 @test("messages about what has failed do not have it tried again and again", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
