@@ -13,32 +13,29 @@
  * A batch that fails is gone through again region by region, so that what's
  * good in it gets hydrated, and one bad sector costs one region.
  *
- * When this many copies in a row have failed that it must be the device, or a bad
- * stretch of it, the engine feels its way: one region at a time, and after one that
- * fails it jumps ahead, farther each time.  So a bad stretch is crossed in a few
- * tries; one region that is copied, and all is as before.
+ * After a few failures in a row it may be the device, or a bad stretch of it, and
+ * the engine feels its way: one region at a time, and after one that fails it goes
+ * to the next multiple of the stride.  The first region that gets copied ends that.
+ * A pass that has failed and has left regions out is followed by one that begins by
+ * feeling its way, with half the stride.  One that has left out nothing ends the
+ * round; the next round begins with the largest stride again.  So
  *
- * It waits when this many tries have failed, and at the end of a pass that has
- * failed.  The pause grows each time, up to a minute, so a dead device gets a few bios
- * each minute.  A bio of a user that ends well at the device cuts the pause short, once
- * a second at most: that one sector can be read doesn't mean that the one can that has
- * failed.
+ * - No region is starved: in a round in which nothing gets copied the engine feels
+ *   its way all the time, and the last pass, with a stride of one at the latest,
+ *   tries all that is unhydrated and not claimed by others.  A round in which
+ *   something gets copied is progress, and there's only so much to be copied.
+ * - What is good in a bad stretch is found soon: of @bad regions in a row a pass
+ *   tries @bad / stride + 1, which is 2 * @bad and two for each pass in all, and
+ *   a good stretch of @good regions is found by the first pass with a stride that
+ *   isn't larger, at the price of 2 * @bad / @good and a few tries.
  *
- * What has been jumped over is left to later passes.  No region is starved:
- *
- * - A pass that has failed has the next one begin, one region at a time, at the first
- *   region that it jumped over or left out of a batch (h->resume).  All between where
- *   it began itself and there has been tried.
- * - A pass like that jumps only from where a try of its own has failed, so the next
- *   one begins later than it did.  If it leaves out nothing the next one begins at
- *   region 0.
- * - So as long as nothing gets copied all that is unhydrated, and unclaimed, is tried
- *   within finitely many passes.  If something gets copied this may begin anew, but
- *   that is progress, and there is only so much to be copied.
- *
- * That alone would be slow.  Jumps end half-way to the end of the run of unhydrated
- * regions, if not before: so what they leave of it between bad regions and hydrated
- * ones is halved from one pass to the next.
+ * It pauses after MIN_TRIES failed tries with nothing copied, and at the end of a
+ * round, but never twice without a try in between.  The pause doubles each time, up
+ * to a minute, and with it what is tried before the next one, up to MAX_TRIES, until
+ * something gets copied.  So a dead device gets two bios each second, and the first
+ * 240 tries for what is good in a bad stretch take 7 s.  A bio of a user that ends
+ * well at the device cuts the pause short, once a second at most: that one sector
+ * can be read doesn't mean that the one can that has failed.
  *
  * Ranges that were asked for come before what the cursor points at.  What could
  * not be copied of them is left to the passes.
@@ -84,19 +81,15 @@
 /* It's the device that fails after this many failures in a row. */
 #define MAX_IN_A_ROW	8
 
-/*
- * The first jump, in sectors: 1 MiB.  That's more than most bad stretches have, and
- * less than what is worth a pass of its own.  They double, up to this part of the
- * device, so that what is good in a device of several bad stretches isn't missed.
- */
-#define MIN_JUMP	(1U << (20 - SECTOR_SHIFT))
-#define MAX_JUMP_PART	8
+/* Tries without success before the first pause; before longer ones as many more. */
+#define MIN_TRIES	16
+#define MAX_TRIES	128
 
-/* Tries that may fail at the beginning of a pass, one after the other, before it jumps. */
-#define MAX_CLOSE	4
+/* The largest stride crosses the device in this many tries. */
+#define MIN_STRIDES	64
 
-/* Jumps that end within a run; it may be one of many in a bad stretch. */
-#define MAX_WITHIN_RUN	8
+/* It's told that hydration goes on when this many copies in a row were good. */
+#define MANY_COPIES	64U
 
 struct dm_clone_hydration {
 	const struct dm_clone_geometry *geo;
@@ -139,15 +132,14 @@ struct dm_clone_hydration {
 	bool running;			/* not stopped */
 	u64 resume_at;			/* start nothing before, in 64-bit jiffies */
 	bool pass_failed;
-	unsigned long pass_begin;	/* the first region of this pass */
-	unsigned long resume;		/* the first it has left out; ULONG_MAX: none */
+	bool left_out;			/* regions, in this pass: neither copied nor tried */
 	bool feeling;			/* the way; until a copy ends well */
 	unsigned long failed_until;	/* where the last try ended, if it failed */
-	unsigned int nr_close;		/* tries that may fail before it jumps */
-	unsigned int nr_jumps;		/* since it feels its way */
+	unsigned long stride;		/* of tries, in regions, a power of two */
 	bool waiting;			/* for a device; until a copy ends well */
 	bool waits_for_dest;		/* and not for the source */
 	unsigned int nr_in_a_row;	/* failures since then, or since the pause */
+	unsigned int nr_good;		/* copies since one has failed, up to MANY_COPIES */
 	u64 waits_since;		/* when the last pause began, */
 	u64 retry_at;			/* when it ends, */
 	unsigned long pause;		/* and how long the next one is */
@@ -159,7 +151,7 @@ struct dm_clone_hydration {
 	unsigned int nr_errors;		/* regions that failed since enabled */
 	bool gave_up;			/* and that was why it's disabled now */
 	bool report;			/* that it gave up, to the target */
-	bool told_waiting;		/* the target knows that it's waiting */
+	bool told_waiting;		/* the target knows that it's waiting, or was */
 	ktime_t first_start;
 	struct dm_clone_hydration_stats stats; /* what is counted of them */
 };
@@ -578,16 +570,18 @@ static void finish_batch(struct batch *batch)
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
-/* From here on one region at a time, the first @nr_close without jumps. */
-static void __feel_way(struct dm_clone_hydration *h, unsigned int nr_close)
+/* From here on one region at a time. */
+static void __feel_way(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
 
-	h->nr_in_a_row = 0;
 	h->feeling = true;
 	h->failed_until = ULONG_MAX;
-	h->nr_close = nr_close;
-	h->nr_jumps = 0;
+}
+
+static unsigned long largest_stride(struct dm_clone_hydration *h)
+{
+	return rounddown_pow_of_two(max(h->geo->nr_regions / MIN_STRIDES, 1UL));
 }
 
 /* Nothing can be copied: wait. */
@@ -630,7 +624,10 @@ static void __count_failure(struct dm_clone_hydration *h)
 	}
 }
 
-/* Tell the target what it doesn't know yet. */
+/*
+ * Tell the target what it doesn't know yet.  Not each pause and each region copied
+ * after one: there may be thousands in a bad stretch.
+ */
 static void report(struct dm_clone_hydration *h)
 {
 	const char *device = NULL;
@@ -639,9 +636,9 @@ static void report(struct dm_clone_hydration *h)
 	spin_lock_irq(&h->lock);
 	gave_up = h->report;
 	h->report = false;
-	changed = h->waiting != h->told_waiting;
-	h->told_waiting = h->waiting;
-	if (h->waiting)
+	changed = h->told_waiting ? h->nr_good == MANY_COPIES : h->waiting;
+	h->told_waiting ^= changed;
+	if (h->told_waiting)
 		device = h->waits_for_dest ? "destination" : "source";
 	spin_unlock_irq(&h->lock);
 
@@ -664,17 +661,13 @@ static bool __goes_on(struct dm_clone_hydration *h, struct batch *batch)
 	       !h->feeling && !is_awaited(&batch->copy.job);
 }
 
-/*
- * Regions from @begin on are left to the next pass.  What was asked for before the
- * beginning of this one doesn't keep the next from beginning later.
- */
-static void __leave_out(struct dm_clone_hydration *h, unsigned long begin)
+/* There are regions that this pass will not have tried. */
+static void __leave_out(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
 
 	h->pass_failed = true;
-	if (begin >= h->pass_begin)
-		h->resume = min(h->resume, begin);
+	h->left_out = true;
 }
 
 /* What is left out of a batch will be found by the next pass. */
@@ -684,8 +677,17 @@ static void __leave_rest(struct dm_clone_hydration *h, struct batch *batch)
 
 	if (h->running && batch->next != batch->claim.end) {
 		batch->failed = true;
-		__leave_out(h, batch->next);
+		__leave_out(h);
 	}
+}
+
+/*
+ * Tries that may fail before the next pause.  Were it the same number each time, then
+ * what is good in a bad stretch would be looked for as slowly as a dead device is.
+ */
+static unsigned int __max_tries(struct dm_clone_hydration *h)
+{
+	return min(MIN_TRIES * h->pause / MIN_PAUSE, (unsigned long)MAX_TRIES);
 }
 
 /*
@@ -698,21 +700,19 @@ static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 	lockdep_assert_held(&h->lock);
 
 	if (!status) {
-		/* The device is back: what failed before may be tried at once. */
-		if (h->waiting)
-			h->pass_failed = false;
+		h->nr_good = min(h->nr_good + 1, MANY_COPIES);
 		__go_on(h);
 	} else if (!batch->copy.job.outcome.cancelled) {
 		WRITE_ONCE(h->waits_for_dest, !batch->copy.job.outcome.read_failed);
+		h->nr_good = 0;
 		if (h->feeling && !batch->is_try)
 			return;
+		h->nr_in_a_row++;
 		h->failed_until = batch->claim.end;
-		if (++h->nr_in_a_row < MAX_IN_A_ROW)
-			return;
-		if (h->feeling)
+		if (h->feeling && h->nr_in_a_row >= __max_tries(h))
 			__wait(h);
-		else
-			__feel_way(h, 0);
+		else if (!h->feeling && h->nr_in_a_row >= MAX_IN_A_ROW)
+			__feel_way(h);
 	}
 }
 
@@ -934,7 +934,7 @@ static bool account_start(struct dm_clone_hydration *h, struct batch *batch)
 	spin_lock_irq(&h->lock);
 	r = h->enabled && h->running;
 	if (r) {
-		batch->is_try = h->feeling && !h->nr_background;
+		batch->is_try = h->feeling && !h->nr_background && nr == 1;
 		h->nr_background += nr;
 	}
 	spin_unlock_irq(&h->lock);
@@ -1004,28 +1004,41 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 	return true;
 }
 
+/* A pass is over that has failed. */
+static void __begin_another(struct dm_clone_hydration *h)
+{
+	lockdep_assert_held(&h->lock);
+
+	if (h->left_out && h->stride > 1) {
+		h->stride /= 2;
+	} else {
+		h->stride = largest_stride(h);
+		/* Unless it has waited just now, and nothing has been tried since. */
+		if (!h->waiting || h->nr_in_a_row)
+			__wait(h);
+	}
+	__feel_way(h);
+}
+
 /*
  * The cursor is at the end of the device.  Returns true if another pass is to
  * begin now.
  */
 static bool end_pass(struct dm_clone_hydration *h)
 {
-	bool over, failed, again, in_part;
+	bool over, failed, again;
 
 	spin_lock_irq(&h->lock);
 	/* The pass lasts until its last copy ends, which kicks us. */
 	over = !h->nr_background;
 	failed = h->pass_failed;
-	if (over && failed) {
-		__wait(h);
-		__feel_way(h, MAX_CLOSE);
-	}
 	if (over) {
-		in_part = h->pass_begin;
-		h->pass_begin = failed && h->resume != ULONG_MAX ? h->resume : 0;
-		h->cursor = h->pass_begin;
-		h->resume = ULONG_MAX;
+		if (failed)
+			__begin_another(h);
+		else
+			h->stride = largest_stride(h);
 		h->pass_failed = false;
+		h->left_out = false;
 		if (h->wanted)
 			dm_clone_ranges_forget_tried(h->wanted);
 	}
@@ -1034,13 +1047,15 @@ static bool end_pass(struct dm_clone_hydration *h)
 	if (!over)
 		return false;
 
+	h->cursor = 0;
+
 	/*
 	 * If nothing was started, then all that was left had been claimed by
 	 * others.  Should one of them fail, we'll be kicked.  Unless there was no room
 	 * for a while in mid-pass: a kick for a region that the cursor had passed was
 	 * used up then.
 	 */
-	again = (h->nr_started || in_part || h->interrupted) && !failed &&
+	again = (h->nr_started || h->interrupted) && !failed &&
 		!dm_clone_is_hydration_done(h->cmd);
 	h->nr_started = 0;
 	h->interrupted = false;
@@ -1082,52 +1097,23 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 	return start_batch(h, begin, run_end, next);
 }
 
-/* How far to jump, all before @begin having been gone through?  0: not at all. */
-static unsigned long next_jump(struct dm_clone_hydration *h, unsigned long begin,
-			       bool *within_run)
+/*
+ * Where to go on in the regions [from, end), of which @begin is the first that's
+ * unhydrated?  If the last try ended at @from and has failed, then at a multiple of
+ * the stride.
+ */
+static unsigned long stride_on(struct dm_clone_hydration *h, unsigned long from,
+			       unsigned long begin, unsigned long end)
 {
-	u64 most = max(h->geo->nr_regions / MAX_JUMP_PART, 1UL), jump = 0;
+	unsigned long next = begin;
 
 	spin_lock_irq(&h->lock);
-	/* The first region is this pass's to try, whatever was asked for. */
-	if (h->feeling && begin == h->failed_until && begin != h->pass_begin) {
-		h->failed_until = ULONG_MAX;
-		if (h->nr_close) {
-			h->nr_close--;
-		} else {
-			jump = max(MIN_JUMP >> h->geo->region_shift, 1U);
-			jump = min(jump << min(h->nr_jumps, 31U), most);
-			*within_run = h->nr_jumps++ < MAX_WITHIN_RUN;
-		}
+	if (h->feeling && from == h->failed_until) {
+		next = clamp(round_up(from, h->stride), begin, end);
+		if (next != begin)
+			__leave_out(h);
 	}
 	spin_unlock_irq(&h->lock);
-
-	return jump;
-}
-
-/*
- * Where to try next of the regions [begin, end), of which the first is unhydrated?  If
- * the last try ended at @from and has failed, then not there.
- */
-static unsigned long jump_ahead(struct dm_clone_hydration *h, unsigned long from,
-				unsigned long begin, unsigned long end)
-{
-	bool within_run = false;
-	unsigned long next, jump = next_jump(h, from, &within_run);
-
-	if (!jump)
-		return begin;
-
-	next = min(end - begin, 2 * jump) + begin;
-	if (within_run && dm_clone_find_run(h->cmd, begin, next, &next))
-		return begin;	/* hydrated by now */
-	next = within_run ? begin + (next - begin) / 2 : min(begin + jump, end);
-
-	if (next != begin) {
-		spin_lock_irq(&h->lock);
-		__leave_out(h, begin);
-		spin_unlock_irq(&h->lock);
-	}
 
 	return next;
 }
@@ -1139,12 +1125,12 @@ static bool start_next(struct dm_clone_hydration *h)
 	bool r;
 
 	if (!nr) {
-		h->interrupted |= h->cursor != h->pass_begin;
+		h->interrupted |= h->cursor != 0;
 		return false;
 	}
 
 	if (next_wanted(h, &wanted)) {
-		begin = jump_ahead(h, wanted.begin, wanted.begin, wanted.end);
+		begin = stride_on(h, wanted.begin, wanted.begin, wanted.end);
 		next = begin;
 		r = begin == wanted.end || start_from(h, nr, begin, wanted.end, &next);
 		tried_wanted(h, wanted.begin, next);
@@ -1155,7 +1141,7 @@ static bool start_next(struct dm_clone_hydration *h)
 	if (begin >= h->geo->nr_regions)
 		return end_pass(h);
 
-	h->cursor = jump_ahead(h, h->cursor, begin, h->geo->nr_regions);
+	h->cursor = stride_on(h, h->cursor, begin, h->geo->nr_regions);
 	if (h->cursor != begin)
 		return true;
 
@@ -1477,6 +1463,8 @@ void dm_clone_hydration_enable(struct dm_clone_hydration *h, bool enable)
 		h->nr_errors = 0;
 		h->pass_failed = false;
 		h->resume_at = 0;
+		h->stride = largest_stride(h);
+		h->told_waiting = false;
 		__go_on(h);
 	}
 	spin_unlock_irq(&h->lock);
@@ -1619,7 +1607,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 	h->wq = wq_dest;
 	h->events = *events;
 	h->pause = MIN_PAUSE;
-	h->resume = ULONG_MAX;
+	h->stride = largest_stride(h);
 	INIT_DELAYED_WORK(&h->work, do_hydration);
 	INIT_DELAYED_WORK(&h->zero_work, do_zeroing);
 	dm_clone_marks_init(&h->marks, geo->nr_regions);

@@ -11,7 +11,7 @@ from lib.errors import Failure, Missed
 from lib.framework import test
 
 OURS = "it has nothing of the kind"
-IN_A_ROW = 8                    # failures after which it waits
+TRIES = 16                      # failures in a row after which it waits at first
 LARGEST_WINDOW = 128            # copies that may be under way when it begins to wait
 MAX_RANGES = 1024
 
@@ -28,15 +28,16 @@ def until_waiting(t, clone):
 
 
 def most_since(began):
-    """Failures since it began to wait: the pauses are of 1, 2, 4 ... seconds."""
-    return IN_A_ROW * int(math.log2(time.monotonic() - began + 1))
+    """Failures since it began to wait: 32, 64 ... after pauses of 1, 2 ... seconds."""
+    pauses = int(math.log2(time.monotonic() - began + 1))
+    return TRIES * (2 ** (pauses + 1) - 2)
 
 
 def grow_pause(t, clone):
     """Until it waits for 8 s; returns a time when it surely does still."""
-    for _ in range(3):
+    for i in (1, 2, 3):
         before = errors(clone)
-        t.until(lambda b=before: errors(clone) >= b + IN_A_ROW, "the next tries", 20)
+        t.until(lambda b=before, n=TRIES << i: errors(clone) >= b + n, "the next tries", 20)
     return time.monotonic() + 7
 
 
@@ -58,7 +59,7 @@ def _(t, device):
         tries, most = errors(clone) - first, most_since(began)
     bios = trace.of(disk.number, "R" if device == "source" else "W")
     t.note(f"{first} errors at once, {tries} more in 6 s, {len(bios)} bios")
-    if first > LARGEST_WINDOW + IN_A_ROW:
+    if first > LARGEST_WINDOW + TRIES:
         raise Failure(f"{first} errors before it waits")
     if tries > most or len(bios) > first + most:
         raise Failure(f"{tries} errors, {most} at most were expected; {len(bios)} bios")
@@ -106,7 +107,7 @@ def _(t):
     while time.monotonic() < began + 4:
         clone.get(clone.size - 8, 8)
     found = errors(clone) - before
-    most = IN_A_ROW * (1 + int(time.monotonic() - began))
+    most = TRIES * (1 + int(time.monotonic() - began))
     t.note(f"{found} errors")
     if found > most:
         raise Failure(f"{found} errors, {most} at most were expected")
@@ -121,9 +122,9 @@ def _(t):
 @test("a stretch that cannot be read is crossed, and the rest is copied", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=8 * MIB)
-    clone.source.fail_range(5000, 8 * 3 * IN_A_ROW)
+    clone.source.fail_range(5000, 8 * 24)
     clone.enable_hydration()
-    clone.until(lambda s: s.hydrated == clone.regions - 3 * IN_A_ROW, "the rest", 60)
+    clone.until(lambda s: s.hydrated == clone.regions - 24, "the rest", 60)
     clone.source.heal()
     clone.enable_hydration()
     clone.until_hydrated()
@@ -162,6 +163,18 @@ def _(t):
     until_crossed(t, clone, BAD, 3 * BAD)
 
 
+@test("what is good between bad stretches is copied in the end", ours=OURS)
+def _(t):
+    clone = t.idle_clone(region=8, size=8 * MIB)
+    bad = [(500, 20), (521, 30), (553, 10), (1900, 40)]
+    clone.source.fail_ranges([(8 * first, 8 * nr) for first, nr in bad])
+    log = kmsg.Log()
+    until_crossed(t, clone, sum(nr for _, nr in bad), 1000)
+    lines = [line for line in log.read() if "hydration waits" in line]
+    if len(lines) > 2:
+        raise Failure(f"{len(lines)} lines say that it waits, 2 at most were expected")
+
+
 @test("messages about what has failed do not have it tried again and again", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
@@ -176,7 +189,7 @@ def _(t):
             sent += 1
     found = errors(clone) - before
     t.note(f"{found} errors, {sent} messages")
-    if found > IN_A_ROW + most_since(began):
+    if found > TRIES + most_since(began):
         raise Failure(f"{found} errors in {time.monotonic() - began:.1f} s")
     clone.source.heal()
     clone.enable_hydration()
