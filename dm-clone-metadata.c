@@ -736,6 +736,12 @@ static u64 metadata_blocks_of(struct block_device *bdev)
 	return bdev_nr_sectors(bdev) >> __ffs(DM_SM_METADATA_BLOCK_SIZE);
 }
 
+/* What the library calls damage reads as something else to the user. */
+static bool means_damage(int r)
+{
+	return r == -EILSEQ || r == -ENOTBLK;
+}
+
 /* Read and check the superblock.  The copy is safe to be used. */
 static int __read_superblock(struct dm_clone_metadata *cmd,
 			     struct superblock_disk *sb, char **error)
@@ -795,8 +801,7 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 		DMERR("%pg: failed to open the transaction manager: %d",
 		      cmd->bdev, r);
 		cmd->tm = NULL;
-		/* What the library calls damage reads as something else. */
-		return r == -EILSEQ || r == -ENOTBLK ? -EUCLEAN : r;
+		return means_damage(r) ? -EUCLEAN : r;
 	}
 
 	cmd->arrays_info = (struct dm_btree_info) {
@@ -1347,7 +1352,8 @@ static int __format(struct dm_clone_metadata *cmd, char **error)
 		r = __commit_transaction(cmd);
 	if (r) {
 		DMERR("%pg: failed to format: %d", cmd->bdev, r);
-		return r;
+		/* It was written a moment ago: the device has lost it. */
+		return means_damage(r) ? -EIO : r;
 	}
 
 	/* From here on array blocks have our validator, not the library's. */

@@ -67,9 +67,10 @@ def background_copy(case):
             (not copies and case.stats("regions_failed"))
 
     case.t.until(over, "an end, or a failure, of the copy", PATIENT)
-    if clone.mode() == "rw" and clone.status().done != copies:
-        raise Failure(clone.status().text)
-    if not copies and clone.mode() == "rw":
+    status = clone.status()         # once: it may fail any moment
+    if status.mode == "rw" and status.done != copies:
+        raise Failure(f"done is {status.done}, {copies} was expected: {status.text}")
+    if not copies and status.mode == "rw":
         errors = "read_errors" if case.device == "source" else "write_errors"
         if not case.stats(errors) or not case.stats("last_error"):
             raise Failure(f"{errors} are not counted: {clone.message('stats')}")
