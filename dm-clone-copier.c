@@ -310,12 +310,26 @@ static void submit_slice(struct slice *s, struct block_device *bdev, enum req_op
 	submit_bio(&s->bio);
 }
 
+/* The slice to go on with: one that is awaited, or the first. */
+static struct slice *__next_to_write(struct pool *pool)
+{
+	struct slice *s;
+
+	if (pool->paced)
+		list_for_each_entry(s, &pool->to_write, list)
+			if (s->job->awaited(s->job))
+				return s;
+
+	return list_first_entry_or_null(&pool->to_write, struct slice, list);
+}
+
+/* The block layer may hold the worker up for what is written in the background. */
 static struct slice *pop_to_write(struct dm_clone_copier *copier, struct pool *pool)
 {
 	struct slice *s;
 
 	spin_lock_irq(&copier->lock);
-	s = list_first_entry_or_null(&pool->to_write, struct slice, list);
+	s = __next_to_write(pool);
 	if (s)
 		list_del(&s->list);
 	spin_unlock_irq(&copier->lock);
