@@ -203,6 +203,13 @@ class Model:
     def origin(self):
         return self._c.origin
 
+    def copy(self):
+        """What the device should hold now, for one that goes a way of its own."""
+        out = Model(self.sectors, first=self._c.first, origin=self.origin)
+        ctypes.memmove(out._now, self._now, ctypes.sizeof(self._now))
+        ctypes.memmove(out._alt, self._alt, ctypes.sizeof(self._alt))
+        return out
+
     def set(self, sector, nr, stamp):
         lib.model_set(self._c, sector, nr, stamp)
 
