@@ -53,7 +53,8 @@ check-debug:
 check-crash: modules
 	@$(PACKAGES) check
 	@+$(MAKE) --no-print-directory -C tests
-	@tests/crash/run --states $(or $(STATES),20000) --faults all --again 8 $(if $(SEED),--seed $(SEED))
+	@tests/crash/run --states $(or $(STATES),20000) --faults all --again 8 --shaken 4 \
+		$(if $(SEED),--seed $(SEED))
 
 soak: modules
 	@$(PACKAGES) check

@@ -69,6 +69,10 @@ FAULT_SCENARIO = {"sync": "heavy", "stack": "delay", "hydration": "off", "end": 
 FAULT_PLACES = {"HALF_WAY": {"region": 128, "align": 1, "source_ms": 20}}
 
 
+# What doubts of the superblock are about: see _be_shaken().
+SHAKEN = {"flush_failures": 2, "resets": 2}
+
+
 class Workload(ctypes.Structure):
     _fields_ = [("device", ctypes.c_char_p), ("marker", ctypes.c_int),
                 ("threads", ctypes.c_uint32), ("ops", ctypes.c_uint32),
@@ -566,6 +570,8 @@ def main():
         help="then record a scenario with a module that has a fault")
     add("--set", action="append", default=[], metavar="NAME=VALUE",
         help="something that is to be the same in all scenarios")
+    add("--shaken", type=int, default=0, metavar="NUMBER",
+        help="in the last ones of --count, metadata flushes fail and the machine is reset")
     args = parser.parse_args()
 
     load_modules(args.module)
@@ -573,7 +579,8 @@ def main():
     trace = Trace()
     only = dict(item.split("=") for item in args.set)
     for place in range(args.count):
-        scenario = Scenario(args.seed, args.first + place, only)
+        shaken = SHAKEN if place >= args.count - args.shaken else {}
+        scenario = Scenario(args.seed, args.first + place, {**shaken, **only})
         record(scenario, args, trace, library, place)
     place = args.count
     for i, path in enumerate(args.initial):
