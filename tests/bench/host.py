@@ -4,6 +4,7 @@
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -46,6 +47,24 @@ def modules(options):
     if os.path.exists(options.peer):
         found.append(("peer", os.path.realpath(options.peer)))
     return found
+
+
+def _first_line(*command):
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              text=True, check=False, cwd=PROJECT)
+    except OSError:
+        return "unknown"
+    return done.stdout.split("\n")[0] or "unknown"
+
+
+def versions():
+    """What a run was made with, for its tables."""
+    qemu = _first_line("qemu-system-x86_64", "--version")
+    return {"commit": _first_line("git", "describe", "--always", "--dirty", "--abbrev=12"),
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "fio": _first_line("fio", "--version"),
+            "qemu": (re.findall(r"version (\S+)", qemu) or [qemu])[0]}
 
 
 class _Used:
@@ -94,7 +113,7 @@ class Results:
     def measure(self, guest, parameters, *machine):
         """Has tests/bench/GUEST write them, in such a machine; its exit status."""
         parameters = dict(parameters, conditions=dict(
-            parameters.get("conditions", {}), load_average=os.getloadavg()[0],
+            parameters.get("conditions", {}), **versions(), load_average=os.getloadavg()[0],
             peer=len(parameters["modules"]) > 1))
         used = _Used()
         self.forget()

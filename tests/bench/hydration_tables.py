@@ -4,7 +4,7 @@
 import math
 import statistics
 
-from tables import table, title
+from tables import provenance, table, title
 
 NAMES = {"ours": "this one", "peer": "kernel's own"}
 NOT_BUILT = "not built"
@@ -198,7 +198,7 @@ def read_row(table_row, row):
 
 def read(rows):
     return title("Hydration of what is read", "-") + (
-        "A clone is read once from begin to end, 1 MiB at a time, and hydrated\n"
+        "A clone is read once from beginning to end, 1 MiB at a time, and hydrated\n"
         "after that. How much was read from the source in all; how much was hydrated when the\n"
         "reader was done; how long the reader took, and that divided by the time the source\n"
         "itself takes.\n\n") + table(
@@ -246,8 +246,8 @@ def rate(rows):
 
 
 def conditions(found):
-    words = [f"Kernel {found['kernel']}, a virtual machine with {found['cpus']} CPUs "
-             f"({found['cpu_model']})"]
+    words = [provenance(found), f"kernel {found['kernel']}",
+             f"a virtual machine with {found['cpus']} CPUs ({found['cpu_model']})"]
     if "minutes" in found:
         words.append(f"{found['minutes']:.0f} minutes")
     words.append(f"load average of the host at the beginning {found['load_average']:.1f}")

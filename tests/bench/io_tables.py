@@ -4,7 +4,7 @@
 import collections
 import os
 
-from tables import table, title
+from tables import provenance, table, title
 
 NAMES = {"linear": "linear", "ours": "this one", "peer": "kernel's own", "thin": "thin",
          "snapshot": "snapshot"}
@@ -137,8 +137,8 @@ def commit_row(row):
 
 def commit(rows):
     return title("What a commit costs", "-") + (
-        f"An fsync after so many regions, of {rows[0]['regions']}, have been written: one behind\n"
-        "the other, or as far from each other as possible. Metadata blocks of 4 KiB written, us.\n\n"
+        f"An fsync after this many regions, of {rows[0]['regions']}, have been written: next to\n"
+        "each other, or as far apart as possible. Metadata blocks of 4 KiB written, us.\n\n"
     ) + table(["regions", "where", "this one blocks", "us", "kernel's own blocks", "us"],
               map(commit_row, rows))
 
@@ -241,7 +241,7 @@ def counts(rows):
         "What reaches the devices for an operation: bios with data at source and destination,\n"
         "flushes of the destination, metadata blocks written, flushes of the metadata device (a\n"
         "FUA is one), commits (writes of its superblock). 64 operations of 4k, or 16 of 1 MiB, and\n"
-        "behind writes one fsync: 0.02 of something is one in all of 64. A snapshot has its\n"
+        "after writes one fsync: 0.02 of something is one in all of 64. A snapshot has its\n"
         "metadata in the destination.\n\n") + table(
             ["operation", "target", "source", "destination", "flushes", "metadata blocks",
              "metadata flushes", "commits"],
@@ -358,8 +358,8 @@ def duration(all_conditions):
 
 
 def conditions(found):
-    words = [f"Kernel {found['kernel']}, a virtual machine with {found['cpus']} CPU, "
-             "instructions counted"]
+    words = [provenance(found), f"kernel {found['kernel']}",
+             f"a virtual machine with {found['cpus']} CPU, instructions counted"]
     if "minutes" in found:
         words.append(duration([found]))
     if not found["peer"]:
@@ -387,7 +387,8 @@ def document(results, plots, folder=None):
 def plain_document(machines, plots, folder=None):
     found = [machine["conditions"] for machine in machines]
     load = max(one["load_average"] for one in found)
-    return (f"Kernel {found[0]['kernel']}; a host with {found[0]['host_cpus']} CPUs and, before "
+    return (f"{provenance(found[0])}; kernel {found[0]['kernel']};\n"
+            f"a host with {found[0]['host_cpus']} CPUs and, before "
             f"each machine, a load average of up to {load:.1f};\n{duration(found)}.\n\n"
             ) + plain(machines) + figures(plots["plain"], folder)
 
@@ -429,7 +430,8 @@ def more_than(row, reference):
 def profile(results):
     linear, *rows = results["profile"]
     text = title("Where the instructions go", "-") + (
-        "The kernel's, of an operation, by module. Linear: a write to what it maps.\n\n") + table(
+        f"{provenance(results['conditions'])}. The kernel's, of an operation, by module.\n"
+        "Linear: a write to what it maps.\n\n") + table(
             ["part", f"linear, {linear['name']}", *(row["name"] for row in rows)],
             profile_parts([linear, *rows]))
     for row in rows:

@@ -19,6 +19,14 @@ def table(columns, rows):
     return "\n".join([rule, lines[0], rule, *lines[1:], rule]) + "\n\n"
 
 
+def provenance(conditions):
+    """Which commit was measured, when, and with what."""
+    commit, date, fio, qemu = (conditions.get(key, "unknown")
+                               for key in ("commit", "date", "fio", "qemu"))
+    return (f"Commit {commit}, measured on {date};\n"
+            f"fio {fio.replace('fio-', '')}, QEMU {qemu}")
+
+
 def put_into(path, text, which):
     """Replaces what a document has between its markers."""
     begin, end = BEGIN.format(which), END.format(which)
