@@ -39,6 +39,9 @@ check: modules peer
 	@+$(MAKE) --no-print-directory -C tests/fuzz
 	@scripts/check $(TESTS)
 
+style:
+	@scripts/check-style
+
 check-fuzz: modules peer
 	@$(PACKAGES) check
 	@+$(MAKE) --no-print-directory -C tests/fuzz
@@ -99,6 +102,8 @@ help:
 #:   make clean      remove everything that was built
 #:
 #:   make check      run the tests in a virtual machine; last line: N passed, N failed
+#:   make style      check the sources and the documents with checkpatch, sparse, shellcheck
+#:                   and docutils; last line: N passed, N failed
 #:   make check-fuzz try hostile table lines, messages and metadata images, for
 #:                   about half an hour; last line: N passed, N failed
 #:   make check-crash   replay what power cuts would have left, at 20000 moments, in
@@ -135,5 +140,5 @@ help:
 #:   DELAY=          with make demo: how many ms the source takes for a read (20)
 #:   INSTALL_PACKAGES=no   do not install missing Debian packages
 
-.PHONY: all modules peer install check soak check-fuzz check-crash check-debug bench bench-hydration demo \
+.PHONY: all modules peer install check style soak check-fuzz check-crash check-debug bench bench-hydration demo \
 	shell clean help

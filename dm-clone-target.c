@@ -2872,7 +2872,7 @@ static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
 
 static struct target_type clone_target = {
 	.name = "clone",
-	.version = {1, 2, 0},
+	.version = {1, 2, 0},	/* MODULE_VERSION() too, see CONTRIBUTING.md */
 	.module = THIS_MODULE,
 	.ctr = clone_ctr,
 	.dtr = clone_dtr,
@@ -2921,4 +2921,5 @@ module_param_named(halted, dm_clone_halted_param, uint, 0444);
 
 MODULE_DESCRIPTION(DM_NAME " clone target");
 MODULE_AUTHOR("the dm-clone authors");
+MODULE_VERSION("1.2.0");
 MODULE_LICENSE("GPL");
