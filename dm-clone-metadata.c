@@ -5,7 +5,7 @@
  * The metadata of a clone, see dm-clone-metadata.h.
  *
  * This file owns the disk format and the region bitmap.  It knows nothing of
- * bios, and nothing but this file and dm-clone-metadata-check.c reads or
+ * bios, and nothing but this file and dm-clone/metadata-check.c reads or
  * writes the metadata device.
  */
 
@@ -26,10 +26,10 @@
 #include "persistent-data/dm-space-map.h"
 #include "persistent-data/dm-space-map-metadata.h"
 #include "persistent-data/dm-transaction-manager.h"
-#include "dm-clone-compat.h"
-#include "dm-clone-disk-format.h"
+#include "dm-clone/compat.h"
+#include "dm-clone/disk-format.h"
 #include "dm-clone-metadata.h"
-#include "dm-clone-metadata-check.h"
+#include "dm-clone/metadata-check.h"
 
 /*
  * Most blocks that one thread holds locked at once: a path down a tree twice

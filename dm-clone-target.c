@@ -8,7 +8,7 @@
  * This file owns the way of a bio, the commit of the metadata, the mode of the
  * device, and its table, status and messages.  It never touches the disk
  * format (dm-clone-metadata.c) nor decides what to copy next
- * (dm-clone-hydration.c).
+ * (dm-clone/hydration.c).
  */
 
 #include <linux/bio.h>
@@ -28,13 +28,13 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
-#include "dm-clone-buffer.h"
-#include "dm-clone-claim.h"
-#include "dm-clone-compat.h"
-#include "dm-clone-faults.h"
-#include "dm-clone-hydration.h"
+#include "dm-clone/buffer.h"
+#include "dm-clone/claim.h"
+#include "dm-clone/compat.h"
+#include "dm-clone/faults.h"
+#include "dm-clone/hydration.h"
 #include "dm-clone-metadata.h"
-#include "dm-clone-reader.h"
+#include "dm-clone/read.h"
 
 #define DM_MSG_PREFIX "clone"
 
@@ -85,7 +85,7 @@
  *  - A short discard claims its regions, and has them discarded and zeroed in
  *    the destination, which may hold what somebody left there long ago.  Then
  *    they are hydrated, and the discard is over.
- *  - A long one would take long, so it is only remembered (dm-clone-marks.h), and
+ *  - A long one would take long, so it is only remembered (dm-clone/marks.h), and
  *    acknowledged.  The engine zeroes the regions in the background.  Until then
  *    they read as the source's data, and a write to a part of one has the rest
  *    zeroed rather than copied.  A discard promises nothing: it does not matter
@@ -106,7 +106,7 @@
  * overlaps with the read, so the source's data is a good answer.
  *
  * With hydrate_on_read a read of unhydrated regions claims them, and goes the way of
- * dm-clone-reader.c.  If another has the claim, and isn't about to take long, the
+ * dm-clone/read.c.  If another has the claim, and isn't about to take long, the
  * read waits for it once, so that the source isn't read a second time; after that
  * it is remapped, in parts if need be.
  *
@@ -192,16 +192,16 @@
  *
  *	clone->commit_lock	mutex: one commit, or change of mode, at a time
  *	  metadata lock		rwsem: in dm-clone-metadata.c
- *	reserve_lock		mutex: in dm-clone-zero.c; alone
+ *	reserve_lock		mutex: in dm-clone/zero.c; alone
  *	stores_lock		spinlock: the list of open metadata
  *	clone->lock		spinlock, irqs off: lists of bios, commit state
- *	hydration lock		spinlock, irqs off: in dm-clone-hydration.c
- *	reader lock		spinlock, irqs off: in dm-clone-reader.c
- *	copier lock		spinlock, irqs off: in dm-clone-copier.c
- *	  pacer lock		spinlock, irqs off: in dm-clone-pacer.c
- *	cache lock		spinlock, irqs off: in dm-clone-buffer.c
- *	claims lock		spinlock, irqs off: in dm-clone-claim.c
- *	marks lock		spinlock, irqs off: in dm-clone-marks.c
+ *	hydration lock		spinlock, irqs off: in dm-clone/hydration.c
+ *	reader lock		spinlock, irqs off: in dm-clone/read.c
+ *	copier lock		spinlock, irqs off: in dm-clone/copier.c
+ *	  pacer lock		spinlock, irqs off: in dm-clone/pacer.c
+ *	cache lock		spinlock, irqs off: in dm-clone/buffer.c
+ *	claims lock		spinlock, irqs off: in dm-clone/claim.c
+ *	marks lock		spinlock, irqs off: in dm-clone/marks.c
  *	map lock		seqlock, irqs off: in dm-clone-metadata.c
  *
  * A mutex or rwsem is taken before those below it, and before any spinlock.

@@ -29,8 +29,8 @@
 #include <linux/blk_types.h>
 #include <linux/workqueue.h>
 
-#include "dm-clone-claim.h"
-#include "dm-clone-hydration.h"
+#include "claim.h"
+#include "hydration.h"
 
 struct dm_clone_reader;
 struct dm_clone_read;

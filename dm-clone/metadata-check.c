@@ -3,7 +3,7 @@
  * Copyright (C) 2026 the dm-clone authors
  *
  * A reader for metadata that may have been made by an enemy, see
- * dm-clone-metadata-check.h.
+ * metadata-check.h.
  *
  * Blocks are read without a validator, so that the library's validators still
  * get to see them when it reads them itself.
@@ -23,8 +23,8 @@
 #include <linux/device-mapper.h>
 #include <linux/mm.h>
 
-#include "dm-clone-disk-format.h"
-#include "dm-clone-metadata-check.h"
+#include "disk-format.h"
+#include "metadata-check.h"
 
 /* The bitset of 2^31 regions is a tree of three levels. */
 #define MAX_DEPTH		4

@@ -2,10 +2,10 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The registry of claimed region ranges, see dm-clone-claim.h.
+ * The registry of claimed region ranges, see claim.h.
  */
 
-#include "dm-clone-claim.h"
+#include "claim.h"
 
 void dm_clone_claims_init(struct dm_clone_claims *claims)
 {

@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * Buffers, see dm-clone-buffer.h.
+ * Buffers, see buffer.h.
  */
 
 #include <linux/bio.h>
@@ -17,8 +17,8 @@
 #include <linux/sysfs.h>
 #include <linux/workqueue.h>
 
-#include "dm-clone-buffer.h"
-#include "dm-clone-compat.h"
+#include "buffer.h"
+#include "compat.h"
 
 /* What is looked at for zeroes at a time, in sectors: 64 KiB. */
 #define GRANULE		128U

@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The reader, see dm-clone-reader.h.
+ * The reader, see read.h.
  *
  * A read goes its way like this:
  *
@@ -28,10 +28,10 @@
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 
-#include "dm-clone-buffer.h"
-#include "dm-clone-compat.h"
-#include "dm-clone-faults.h"
-#include "dm-clone-reader.h"
+#include "buffer.h"
+#include "compat.h"
+#include "faults.h"
+#include "read.h"
 
 /* Most memory in use, in sectors, and for what nobody has asked for yet: 16, 8 MiB. */
 #define MAX_MEMORY	(16U << (20 - SECTOR_SHIFT))

@@ -30,7 +30,7 @@
 #include <linux/blk_types.h>
 #include <linux/workqueue.h>
 
-#include "dm-clone-copier.h"
+#include "copier.h"
 
 struct dm_clone_zeroer;
 struct dm_clone_zero_job;

@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The pacer, see dm-clone-pacer.h.
+ * The pacer, see pacer.h.
  */
 
 #include <linux/bits.h>
@@ -13,7 +13,7 @@
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 
-#include "dm-clone-pacer.h"
+#include "pacer.h"
 
 /*
  * All that has been chosen rather than followed, and why.

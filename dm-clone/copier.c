@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The copier, see dm-clone-copier.h.
+ * The copier, see copier.h.
  *
  * A slice goes its way like this:
  *
@@ -28,10 +28,10 @@
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 
-#include "dm-clone-buffer.h"
-#include "dm-clone-copier.h"
-#include "dm-clone-pacer.h"
-#include "dm-clone-zero.h"
+#include "buffer.h"
+#include "copier.h"
+#include "pacer.h"
+#include "zero.h"
 
 /* The largest slice, and the one that is always possible, in sectors: 1 MiB, 64 KiB. */
 #define MAX_SLICE	DM_CLONE_MAX_PIECE

@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The hydration engine, see dm-clone-hydration.h.
+ * The hydration engine, see hydration.h.
  *
  * It goes over the device in passes.  A cursor moves from one unhydrated
  * region to the next; regions that another has claimed are passed by, they
@@ -40,7 +40,7 @@
  * Ranges that were asked for come before what the cursor points at.  What could
  * not be copied of them is left to the passes.
  *
- * Regions that are marked to be zeroed (dm-clone-marks.h) are passed by.  A work
+ * Regions that are marked to be zeroed (marks.h) are passed by.  A work
  * of its own does those, one claim after the other, whether or not hydration is
  * enabled.  It marks them hydrated as far as it has got, and gives the rest of the
  * claim up as soon as somebody waits for it, or for everything to stop.  If it
@@ -55,12 +55,12 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 
-#include "dm-clone-compat.h"
-#include "dm-clone-faults.h"
-#include "dm-clone-hydration.h"
-#include "dm-clone-marks.h"
-#include "dm-clone-pacer.h"
-#include "dm-clone-zero.h"
+#include "compat.h"
+#include "faults.h"
+#include "hydration.h"
+#include "marks.h"
+#include "pacer.h"
+#include "zero.h"
 
 /* Batches that can be had under any memory pressure. */
 #define MIN_BATCHES	4

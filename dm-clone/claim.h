@@ -22,7 +22,7 @@
  *    no order of claims to keep.
  *
  * I/O to hydrated regions does not come here at all, nor do reads, unless they are
- * to hydrate what they read: see dm-clone-reader.h.
+ * to hydrate what they read: see read.h.
  *
  * The memory of a claim belongs to its owner (a bio's per-bio data, or a
  * batch of the background copy): nothing is allocated here, and nothing here

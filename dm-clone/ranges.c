@@ -2,14 +2,14 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The list of ranges that come first, see dm-clone-ranges.h.
+ * The list of ranges that come first, see ranges.h.
  */
 
 #include <linux/errno.h>
 #include <linux/minmax.h>
 #include <linux/string.h>
 
-#include "dm-clone-ranges.h"
+#include "ranges.h"
 
 static bool is_tried(const struct dm_clone_listed_range *l)
 {

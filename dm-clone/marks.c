@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * Marks, see dm-clone-marks.h.
+ * Marks, see marks.h.
  */
 
 #include <linux/bitmap.h>
@@ -12,7 +12,7 @@
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
-#include "dm-clone-marks.h"
+#include "marks.h"
 
 void dm_clone_marks_init(struct dm_clone_marks *marks, unsigned long nr_regions)
 {

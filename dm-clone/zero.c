@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The zeroer, see dm-clone-zero.h.
+ * The zeroer, see zero.h.
  */
 
 #include <linux/bio.h>
@@ -14,9 +14,9 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
-#include "dm-clone-buffer.h"
-#include "dm-clone-pacer.h"
-#include "dm-clone-zero.h"
+#include "buffer.h"
+#include "pacer.h"
+#include "zero.h"
 
 #define KIB(n)		((n) << (10 - SECTOR_SHIFT))
 

@@ -20,11 +20,11 @@
 #include <linux/dm-kcopyd.h>	/* for the module parameter */
 #include <linux/workqueue.h>
 
-#include "dm-clone-claim.h"
-#include "dm-clone-copier.h"
-#include "dm-clone-metadata.h"
-#include "dm-clone-ranges.h"
-#include "dm-clone-zero.h"
+#include "claim.h"
+#include "copier.h"
+#include "../dm-clone-metadata.h"
+#include "ranges.h"
+#include "zero.h"
 
 /* How the two devices are cut into regions. */
 struct dm_clone_geometry {
@@ -102,7 +102,7 @@ struct dm_clone_hydration_events {
 /*
  * @geo, @cmd and @claims must outlive the engine.  What may block on the source is
  * done on @wq_source, the rest, the engine itself too, on @wq_dest, but for what the
- * zeroer does (dm-clone-zero.h); both must have a
+ * zeroer does (zero.h); both must have a
  * rescuer.  The engine is created disabled and suspended.  Returns an ERR_PTR() on
  * failure.
  */
@@ -188,7 +188,7 @@ void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown
 /*
  * Have these regions hydrated before the rest, while hydration is enabled, in the
  * order in which they are asked for; to ask again costs nothing.  Pauses after errors
- * are kept.  Returns -EAGAIN if too much is on the list (see dm-clone-ranges.h), or
+ * are kept.  Returns -EAGAIN if too much is on the list (see ranges.h), or
  * -ENOMEM.  May sleep.
  */
 int dm_clone_hydration_want(struct dm_clone_hydration *h,
