@@ -2,9 +2,7 @@
 """The metadata device: formatted, loaded, refused; and what is written on it."""
 
 import errno
-import os
 import random
-import re
 import struct
 
 from lib import kmsg, metadata
@@ -50,120 +48,6 @@ def change_superblock(clone, fix_csum=True, **fields):
         setattr(sb, name, value)
     block = sb.pack(None if fix_csum else sb.csum)
     clone.meta.block.write(0, block)
-
-
-def equal(found, expected, what):
-    if found != expected:
-        raise Failure(f"{what}: expected {expected}, found {found}")
-
-
-def document(name):
-    root = os.path.dirname(os.path.abspath(__file__))
-    while not os.path.isdir(os.path.join(root, "Documentation")):
-        root = os.path.dirname(root)
-    with open(os.path.join(root, "Documentation", name), encoding="utf-8") as f:
-        return f.read()
-
-
-def documented_superblock():
-    """(offset, size, field) of each row of the table in metadata-format.rst."""
-    section = re.split(r"\nThe superblock\n=+\n", document("metadata-format.rst"))[1]
-    rows = re.findall(r"(?m)^(\d+) +(le32|le64|u8\[(\d+)\]) +(\S.*?)  ", section.split("\n---")[0])
-    return [(int(offset), int(n or int(kind[2:]) // 8), field)
-            for offset, kind, n, field in rows]
-
-
-@test("the superblock is that of metadata-format.rst, byte for byte", ours="it has no mark")
-def _(t):
-    clone = t.clone(region=128, features=["no_hydration", "zeroed_destination"], former=0)
-    clone.put(0, 128)
-    clone.flush()
-    for mark in b"\0" * 8, b"destzero":        # while it is active, and after that
-        block = clone.meta.block.read(0, 8)
-        fields, end = {}, 0
-        for offset, size, name in documented_superblock():
-            equal(offset, end, f"the offset of {name}")
-            end = offset + size
-            fields[name] = block[offset:end]
-        equal(end, len(block), "the end of the last field")
-        numbers = {name: int.from_bytes(value, "little") for name, value in fields.items()}
-        for name, value in {
-                "csum": crc32c(block[4:]) ^ 257649492, "flags": 0, "blocknr": 0, "uuid": 0,
-                "magic": 0x8af27f64, "version": 1, "region size": 128,
-                "target size": clone.size, "dest_zeroed": int.from_bytes(mark, "little"),
-                "reserved": 0}.items():
-            equal(numbers[name], value, name)
-        nr_blocks, nr_used, index, counts = struct.unpack_from("<4Q", fields["space map root"])
-        equal(nr_blocks, clone.meta.sectors // 8, "blocks in the space map")
-        bits = metadata.live_bitmap(clone.meta.block, clone.regions)
-        equal(metadata.weight(bits, clone.regions), 1, "regions hydrated")
-        if not 0 < max(index, counts, numbers["bitset root"]) < nr_blocks or nr_used < 5:
-            raise Failure(f"{nr_used} blocks used, index {index}, counts {counts}")
-        clone.deactivate()
-
-
-def divide(a, b):
-    return -(-a // b)
-
-
-def blocks_for_one_transaction(regions, nr_blocks):
-    """Blocks with which no commit is split: the bitset twice, its tree and the space map."""
-    arrays = divide(divide(regions, 64), 509)
-    levels, nodes = 1, arrays
-    while nodes > 252:
-        nodes = divide(nodes, 84)
-        levels += 1
-    bitset = arrays + arrays // 84 + levels
-    bitmaps = divide(nr_blocks, 16320)
-    path = 1 + levels
-    return 2 * (3 + bitset + bitmaps) - 2 + path + 1 + min(bitmaps, 2 * path + 1)
-
-
-UNITS = {"KiB": 2, "MiB": MIB, "GiB": 1024 * MIB, "TiB": 1024 * 1024 * MIB}
-
-
-def documented_sizes():
-    """(regions, sectors of metadata, bytes of memory) of the guide's table."""
-    rows = re.findall(r"(?m)^(\d+) (.iB) +(\d+) (.iB) +(\d+) (MiB) +([0-9.]+) MiB$",
-                      document("dm-clone.rst"))
-    for size, unit, region, region_unit, meta, meta_unit, memory in rows:
-        yield (int(size) * UNITS[unit] // (int(region) * UNITS[region_unit]),
-               int(meta) * UNITS[meta_unit], float(memory) * (1 << 20))
-
-
-@test("the sizes of metadata and memory in the guide follow from its formulas, and suffice")
-def _(_):
-    rows = list(documented_sizes())
-    if len(rows) < 4:
-        raise Failure(f"expected a table, found {rows}")
-    for regions, sectors, memory in rows:
-        blocks = sectors // 8
-        equal(sectors, divide((4 << 20) + 26 * regions // 100, 1 << 20) * MIB,
-              f"metadata of {regions} regions")
-        if blocks_for_one_transaction(regions, blocks) > blocks:
-            raise Failure(f"{blocks} blocks are too few for {regions} regions")
-        bits = regions * 65 / 64 / 8
-        if not bits <= memory * 1.01 or memory > 1.03 * bits:
-            raise Failure(f"memory of {regions} regions: expected {bits}, found {memory}")
-
-
-@test("with the metadata size of the guide no commit of {regions} regions is split, and "
-      "with a block less than the module needs the log says so", ours="it says nothing",
-      regions=[1000, 200000, 26214400])
-def _(t, regions):
-    blocks = ((4 << 20) + 26 * regions // 100) // 4096
-    enough = next(n for n in range(8, blocks) if blocks_for_one_transaction(regions, n) <= n)
-    ends = [t.mapped([(0, 8 * regions, "zero", "")], "zero").number for _ in range(2)]
-    for nr in blocks, enough, enough - 1:
-        meta = t.metadata(8 * nr)
-        log = kmsg.Log()
-        t.mapped([(0, 8 * regions, "clone", f"{meta.number} {' '.join(ends)} 8 1 no_hydration")],
-                 "large").remove()
-        said = [line for line in log.read() if "is split" in line]
-        if nr >= enough:
-            equal(said, [], f"what the log says of {nr} blocks")
-        elif len(said) != 1 or f"with {enough} no commit" not in said[0]:
-            raise Failure(f"{nr} blocks: expected a line with {enough}, found {said}")
 
 
 @test("a device of zeroes is formatted: the superblock is as documented")
