@@ -4,9 +4,8 @@
  *
  * The metadata of a clone, see dm-clone-metadata.h.
  *
- * This file owns the disk format and the region bitmap.  It knows nothing of
- * bios, and nothing but this file and dm-clone/metadata-check.c reads or
- * writes the metadata device.
+ * This file owns the disk format.  It knows nothing of bios, and nothing but
+ * this file and dm-clone/metadata-check.c reads or writes the metadata device.
  */
 
 #define DM_MSG_PREFIX "clone metadata"
@@ -14,11 +13,8 @@
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
 #include <linux/device-mapper.h>
-#include <linux/mm.h>
-#include <linux/rcupdate.h>
 #include <linux/rwsem.h>
 #include <linux/sched/mm.h>
-#include <linux/seqlock.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 
@@ -30,6 +26,7 @@
 #include "dm-clone/disk-format.h"
 #include "dm-clone-metadata.h"
 #include "dm-clone/metadata-check.h"
+#include "dm-clone/region-map.h"
 
 /*
  * Most blocks that one thread holds locked at once: a path down a tree twice
@@ -53,23 +50,6 @@
  *---------------------------------------------------------------
  */
 
-/*
- * The region bitmap, and what of it is not on the disk.
- *
- * Dirtiness is kept a word of 64 regions, which is the unit the disk is written
- * in; the summary has a bit for BITS_PER_LONG such words, so that a commit
- * finds a few changes among 2^31 regions without a long search.  All in all
- * 65.02 bits for 64 regions.
- *
- * Bits are set, marked and counted under a seqlock, so that whoever takes it
- * sees all or nothing of a change.  Bits are tested without any lock.
- */
-struct region_map {
-	unsigned long *bits;
-	unsigned long *dirty;
-	unsigned long *summary;
-};
-
 struct dm_clone_metadata {
 	struct block_device *bdev;
 
@@ -77,20 +57,7 @@ struct dm_clone_metadata {
 	sector_t region_size;
 	unsigned long nr_regions;
 	u32 nr_words;			/* of 64 regions */
-
-	/* Any context, irqs off, innermost.  Protects the next three. */
-	seqlock_t map_lock;
-	/* NULL: all regions are hydrated, and that is committed. */
-	struct region_map __rcu *map;
-	unsigned long nr_hydrated;	/* read without the lock too */
-	bool changed;			/* something in the map is marked dirty */
-
-	/*
-	 * Odd from pre_commit until the end of commit, or of an abort that
-	 * has put things right: words have been taken off their dirty marks
-	 * and are not durable yet.  Changed under the lock.
-	 */
-	unsigned int commit_seq;
+	struct dm_clone_region_map *map;
 
 	/* Statistics as of the last commit. */
 	u64 nr_metadata_blocks;
@@ -130,274 +97,6 @@ struct dm_clone_metadata {
 	/* Arrays that have a new block already, in this transaction. */
 	unsigned long *fresh;
 };
-
-/*
- *---------------------------------------------------------------
- * The region map
- *---------------------------------------------------------------
- */
-
-#define LONGS_PER_WORD	(64 / BITS_PER_LONG)
-
-static void free_map(struct region_map *map)
-{
-	if (!map)
-		return;
-
-	kvfree(map->summary);
-	kvfree(map->dirty);
-	kvfree(map->bits);
-	kfree(map);
-}
-
-static struct region_map *alloc_map(u32 nr_words)
-{
-	struct region_map *map = kzalloc(sizeof(*map), GFP_KERNEL);
-	unsigned long nr_dirty = BITS_TO_LONGS(nr_words);
-
-	if (!map)
-		return NULL;
-
-	map->bits = kvcalloc(nr_words, sizeof(u64), GFP_KERNEL);
-	map->dirty = kvcalloc(nr_dirty, sizeof(long), GFP_KERNEL);
-	map->summary = kvcalloc(BITS_TO_LONGS(nr_dirty), sizeof(long), GFP_KERNEL);
-	if (map->bits && map->dirty && map->summary)
-		return map;
-
-	free_map(map);
-	return NULL;
-}
-
-/* Word @index as it is on the disk. */
-static u64 map_word(const struct region_map *map, u32 index)
-{
-	const unsigned long *p = map->bits + index * LONGS_PER_WORD;
-	u64 word = READ_ONCE(p[0]);
-
-	if (LONGS_PER_WORD > 1)
-		word |= (u64)READ_ONCE(p[LONGS_PER_WORD - 1]) << 32;
-
-	return word;
-}
-
-/* Only before the map is in use. */
-static void set_map_word(struct region_map *map, u32 index, u64 word)
-{
-	unsigned long *p = map->bits + index * LONGS_PER_WORD;
-
-	p[0] = word;
-	if (LONGS_PER_WORD > 1)
-		p[LONGS_PER_WORD - 1] = word >> 32;
-}
-
-static void __mark_word_dirty(struct dm_clone_metadata *cmd,
-			      struct region_map *map, u32 index)
-{
-	lockdep_assert_held(&cmd->map_lock.lock);
-
-	__set_bit(index, map->dirty);
-	__set_bit(index / BITS_PER_LONG, map->summary);
-	cmd->changed = true;
-}
-
-/* Set the bits of @mask in long @i of the map. */
-static void __set_bits(struct dm_clone_metadata *cmd, struct region_map *map,
-		       unsigned long i, unsigned long mask)
-{
-	mask &= ~map->bits[i];
-	if (!mask)
-		return;
-
-	WRITE_ONCE(map->bits[i], map->bits[i] | mask);
-	__mark_word_dirty(cmd, map, i / LONGS_PER_WORD);
-	WRITE_ONCE(cmd->nr_hydrated, cmd->nr_hydrated + hweight_long(mask));
-}
-
-bool dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
-				 unsigned long start, unsigned long nr)
-{
-	unsigned long end = start + nr, next;
-	bool was_changed, commit;
-	struct region_map *map;
-	unsigned long flags;
-
-	write_seqlock_irqsave(&cmd->map_lock, flags);
-	was_changed = cmd->changed;
-	map = rcu_dereference_protected(cmd->map, true);
-
-	for (; map && start < end; start = next) {
-		next = min(end, round_down(start, BITS_PER_LONG) + BITS_PER_LONG);
-		__set_bits(cmd, map, BIT_WORD(start),
-			   GENMASK((next - 1) % BITS_PER_LONG, start % BITS_PER_LONG));
-	}
-
-	commit = cmd->changed != was_changed || cmd->nr_hydrated == cmd->nr_regions;
-	write_sequnlock_irqrestore(&cmd->map_lock, flags);
-
-	return commit;
-}
-
-bool dm_clone_is_region_hydrated(struct dm_clone_metadata *cmd,
-				 unsigned long region)
-{
-	struct region_map *map;
-	bool r;
-
-	rcu_read_lock();
-	map = rcu_dereference(cmd->map);
-	r = !map || test_bit(region, map->bits);
-	rcu_read_unlock();
-
-	return r;
-}
-
-bool dm_clone_is_range_hydrated(struct dm_clone_metadata *cmd,
-				unsigned long start, unsigned long nr)
-{
-	struct region_map *map;
-	bool r;
-
-	rcu_read_lock();
-	map = rcu_dereference(cmd->map);
-	if (!map)
-		r = true;
-	else if (nr == 1)
-		r = test_bit(start, map->bits);	/* by far the most of them */
-	else
-		r = find_next_zero_bit(map->bits, start + nr, start) >= start + nr;
-	rcu_read_unlock();
-
-	return r;
-}
-
-bool dm_clone_find_run(struct dm_clone_metadata *cmd, unsigned long start,
-		       unsigned long end, unsigned long *run_end)
-{
-	struct region_map *map;
-	bool hydrated;
-
-	rcu_read_lock();
-	map = rcu_dereference(cmd->map);
-	hydrated = !map || test_bit(start, map->bits);
-	if (!map)
-		*run_end = end;
-	else if (hydrated)
-		*run_end = find_next_zero_bit(map->bits, end, start);
-	else
-		*run_end = find_next_bit(map->bits, end, start + 1);
-	rcu_read_unlock();
-
-	return hydrated;
-}
-
-bool dm_clone_is_range_unhydrated(struct dm_clone_metadata *cmd,
-				  unsigned long start, unsigned long nr)
-{
-	unsigned long end = start + nr, run_end;
-
-	return !dm_clone_find_run(cmd, start, end, &run_end) && run_end == end;
-}
-
-unsigned long dm_clone_find_next_unhydrated_region(struct dm_clone_metadata *cmd,
-						   unsigned long start)
-{
-	unsigned long r = cmd->nr_regions;
-	struct region_map *map;
-
-	rcu_read_lock();
-	map = rcu_dereference(cmd->map);
-	if (map)
-		r = find_next_zero_bit(map->bits, cmd->nr_regions, start);
-	rcu_read_unlock();
-
-	return r;
-}
-
-/* Of the long of the bitmap that @start is in, the bits of [start, end). */
-static unsigned int nr_unset_in_long(struct dm_clone_metadata *cmd,
-				     unsigned long start, unsigned long end)
-{
-	unsigned long mask = BITMAP_FIRST_WORD_MASK(start), bits = ~0UL;
-	struct region_map *map;
-
-	if (end < round_down(start, BITS_PER_LONG) + BITS_PER_LONG)
-		mask &= BITMAP_LAST_WORD_MASK(end);
-
-	rcu_read_lock();
-	map = rcu_dereference(cmd->map);
-	if (map)
-		bits = READ_ONCE(map->bits[BIT_WORD(start)]);
-	rcu_read_unlock();
-
-	return hweight_long(~bits & mask);
-}
-
-unsigned long dm_clone_nr_of_unhydrated(struct dm_clone_metadata *cmd,
-					unsigned long start, unsigned long nr)
-{
-	unsigned long end = start + nr, sum = 0;
-
-	while (start < end) {
-		sum += nr_unset_in_long(cmd, start, end);
-		start = round_down(start, BITS_PER_LONG) + BITS_PER_LONG;
-		if (!(start % SZ_1M))
-			cond_resched();
-	}
-
-	return sum;
-}
-
-bool dm_clone_is_range_committed(struct dm_clone_metadata *cmd,
-				 unsigned long start, unsigned long nr)
-{
-	unsigned long first = start / 64, end = (start + nr - 1) / 64 + 1;
-	unsigned int commit_seq, map_seq;
-	struct region_map *map;
-	bool clean;
-
-	/*
-	 * The caller has found the bits set: not so by somebody who has yet to
-	 * mark them?
-	 */
-	smp_rmb();
-	map_seq = raw_read_seqcount(&cmd->map_lock.seqcount);
-	commit_seq = READ_ONCE(cmd->commit_seq);
-	if ((map_seq & 1) || (commit_seq & 1))
-		return false;
-
-	smp_rmb();	/* pairs with __begin_commit() and __end_commit() */
-	rcu_read_lock();
-	map = rcu_dereference(cmd->map);
-	clean = !map || find_next_bit(map->dirty, end, first) >= end;
-	rcu_read_unlock();
-
-	/* The marks are clear: not because a commit has just taken them? */
-	smp_rmb();
-	return clean && READ_ONCE(cmd->commit_seq) == commit_seq &&
-	       !read_seqcount_retry(&cmd->map_lock.seqcount, map_seq);
-}
-
-bool dm_clone_changed_this_transaction(struct dm_clone_metadata *cmd)
-{
-	unsigned long flags;
-	bool r;
-
-	read_seqlock_excl_irqsave(&cmd->map_lock, flags);
-	r = cmd->changed || (READ_ONCE(cmd->commit_seq) & 1);
-	read_sequnlock_excl_irqrestore(&cmd->map_lock, flags);
-
-	return r;
-}
-
-bool dm_clone_is_hydration_done(struct dm_clone_metadata *cmd)
-{
-	return dm_clone_nr_of_hydrated_regions(cmd) == cmd->nr_regions;
-}
-
-unsigned long dm_clone_nr_of_hydrated_regions(struct dm_clone_metadata *cmd)
-{
-	return READ_ONCE(cmd->nr_hydrated);
-}
 
 u64 dm_clone_get_free_metadata_block_count(struct dm_clone_metadata *cmd)
 {
@@ -787,7 +486,7 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 	r = dm_clone_check_metadata(cmd->bm, metadata_blocks_of(cmd->bdev),
 				    sb->metadata_space_map_root,
 				    le64_to_cpu(sb->bitset_root), cmd->nr_words,
-				    fn, cmd, &nr_leaked);
+				    fn, cmd->map, &nr_leaked);
 	if (r) {
 		DMERR("%pg: failed to check the metadata: %d", cmd->bdev, r);
 		return r;
@@ -816,40 +515,15 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 	return 0;
 }
 
-static struct region_map *__map(struct dm_clone_metadata *cmd)
-{
-	return rcu_dereference_protected(cmd->map, true);
-}
-
-/* The last word has bits that belong to no region: they're not ours. */
-static u64 word_mask(struct dm_clone_metadata *cmd, u32 index)
-{
-	unsigned int tail = cmd->nr_regions % 64;
-
-	return index == cmd->nr_words - 1 && tail ? (1ULL << tail) - 1 : ~0ULL;
-}
-
 static void load_word(void *context, u32 index, u64 word)
 {
-	struct dm_clone_metadata *cmd = context;
-
-	word &= word_mask(cmd, index);
-	set_map_word(__map(cmd), index, word);
-	cmd->nr_hydrated += hweight64(word);
+	dm_clone_map_load_word(context, index, word);
 }
 
 /* What the disk doesn't have goes there with the next transaction. */
 static void compare_word(void *context, u32 index, u64 word)
 {
-	struct dm_clone_metadata *cmd = context;
-	struct region_map *map = __map(cmd);
-
-	if (!map || (word & word_mask(cmd, index)) == map_word(map, index))
-		return;
-
-	write_seqlock_irq(&cmd->map_lock);
-	__mark_word_dirty(cmd, map, index);
-	write_sequnlock_irq(&cmd->map_lock);
+	dm_clone_map_compare_word(context, index, word);
 }
 
 /*
@@ -894,28 +568,17 @@ static DM_CLONE_VALIDATOR array_validator = {
 };
 
 /* Fill the block of array @array from the map: none of it is dirty any more. */
-static void __fill_array(struct dm_clone_metadata *cmd, struct region_map *map,
-			 u32 array, struct disk_array *d)
+static void __fill_array(struct dm_clone_metadata *cmd, u32 array,
+			 struct disk_array *d)
 {
 	u32 first = array * WORDS_PER_ARRAY;
 	u32 nr = min_t(u32, WORDS_PER_ARRAY, cmd->nr_words - first);
-	unsigned long i = first;
 
 	d->max_entries = cpu_to_le32(WORDS_PER_ARRAY);
 	d->nr_entries = cpu_to_le32(nr);
 	d->value_size = cpu_to_le32(sizeof(__le64));
 
-	write_seqlock_irq(&cmd->map_lock);
-	for_each_set_bit_from(i, map->dirty, first + nr) {
-		__clear_bit(i, map->dirty);
-		if (!map->dirty[BIT_WORD(i)])
-			__clear_bit(BIT_WORD(i), map->summary);
-	}
-	write_sequnlock_irq(&cmd->map_lock);
-
-	/* What is set meanwhile is marked too, and may be written twice. */
-	for (i = 0; i < nr; i++)
-		d->words[i] = cpu_to_le64(map_word(map, first + i));
+	dm_clone_map_take_words(cmd->map, first, nr, d->words);
 }
 
 /*
@@ -939,8 +602,7 @@ static int __lock_new_array(struct dm_clone_metadata *cmd, u32 array, dm_block_t
 	return r ?: dm_bm_write_lock_zero(cmd->bm, new, &array_validator, b);
 }
 
-static int __write_array(struct dm_clone_metadata *cmd, struct region_map *map,
-			 u32 array)
+static int __write_array(struct dm_clone_metadata *cmd, u32 array)
 {
 	dm_block_t old, new;
 	struct dm_block *b;
@@ -957,7 +619,7 @@ static int __write_array(struct dm_clone_metadata *cmd, struct region_map *map,
 	if (r)
 		return r;
 
-	__fill_array(cmd, map, array, dm_block_data(b));
+	__fill_array(cmd, array, dm_block_data(b));
 	new = dm_block_location(b);
 	dm_bm_unlock(b);
 	__set_bit(array, cmd->fresh);
@@ -971,29 +633,6 @@ static int __write_array(struct dm_clone_metadata *cmd, struct region_map *map,
 			       &cmd->bitset_root);
 }
 
-/* The first dirty word at or after @from, or the number of words. */
-static u32 __next_dirty_word(struct dm_clone_metadata *cmd, struct region_map *map,
-			     u32 from)
-{
-	unsigned long nr_longs = BITS_TO_LONGS(cmd->nr_words);
-	unsigned long i = BIT_WORD(from), index;
-	unsigned long end = min_t(unsigned long, (i + 1) * BITS_PER_LONG, cmd->nr_words);
-
-	if (from >= cmd->nr_words)
-		return cmd->nr_words;
-
-	read_seqlock_excl_irq(&cmd->map_lock);
-	index = find_next_bit(map->dirty, end, from);
-	if (index >= end) {
-		i = find_next_bit(map->summary, nr_longs, i + 1);
-		index = i < nr_longs ? i * BITS_PER_LONG + __ffs(map->dirty[i]) :
-				       cmd->nr_words;
-	}
-	read_sequnlock_excl_irq(&cmd->map_lock);
-
-	return index;
-}
-
 static bool has_room(struct dm_clone_metadata *cmd)
 {
 	dm_block_t nr;
@@ -1002,18 +641,10 @@ static bool has_room(struct dm_clone_metadata *cmd)
 	       nr >= blocks_to_change_array(cmd, cmd->nr_metadata_blocks);
 }
 
-static void set_changed(struct dm_clone_metadata *cmd, bool changed)
-{
-	write_seqlock_irq(&cmd->map_lock);
-	cmd->changed = changed;
-	write_sequnlock_irq(&cmd->map_lock);
-}
-
 /* The first array at or after @from with dirty words, or the number of arrays. */
-static u32 __next_dirty_array(struct dm_clone_metadata *cmd, struct region_map *map,
-			      u32 from)
+static u32 __next_dirty_array(struct dm_clone_metadata *cmd, u32 from)
 {
-	u32 index = __next_dirty_word(cmd, map, from * WORDS_PER_ARRAY);
+	u32 index = dm_clone_map_next_dirty_word(cmd->map, from * WORDS_PER_ARRAY);
 
 	return index < cmd->nr_words ? index / WORDS_PER_ARRAY : nr_arrays(cmd);
 }
@@ -1022,11 +653,10 @@ static u32 __next_dirty_array(struct dm_clone_metadata *cmd, struct region_map *
  * Move the cursor to the next array of the round with dirty words.  Returns how
  * many are left of the round with that one; 0: it's over.
  */
-static u32 __advance_round(struct dm_clone_metadata *cmd, struct region_map *map,
-			   u32 left)
+static u32 __advance_round(struct dm_clone_metadata *cmd, u32 left)
 {
 	while (left) {
-		u32 array = __next_dirty_array(cmd, map, cmd->cursor);
+		u32 array = __next_dirty_array(cmd, cmd->cursor);
 		u32 clean = min(array - cmd->cursor, left);
 
 		cmd->cursor += clean;
@@ -1043,7 +673,7 @@ static u32 __advance_round(struct dm_clone_metadata *cmd, struct region_map *map
  * One round takes all words that were dirty when it began.  Some that have got
  * dirty since may have to wait for the next one.
  */
-static int __write_dirty_words(struct dm_clone_metadata *cmd, struct region_map *map)
+static int __write_dirty_words(struct dm_clone_metadata *cmd)
 {
 	u32 left = cmd->round_left ?: nr_arrays(cmd);
 	bool written = false;
@@ -1051,15 +681,15 @@ static int __write_dirty_words(struct dm_clone_metadata *cmd, struct region_map 
 
 	/* If it isn't committed another round has to begin. */
 	cmd->round_left = 0;
-	set_changed(cmd, false);
+	dm_clone_map_set_changed(cmd->map, false);
 
-	while ((left = __advance_round(cmd, map, left))) {
+	while ((left = __advance_round(cmd, left))) {
 		if (!has_room(cmd)) {
 			r = written ? 0 : -ENOSPC;
 			break;
 		}
 
-		r = __write_array(cmd, map, cmd->cursor);
+		r = __write_array(cmd, cmd->cursor);
 		if (r)
 			break;
 		written = true;
@@ -1068,24 +698,10 @@ static int __write_dirty_words(struct dm_clone_metadata *cmd, struct region_map 
 	}
 
 	cmd->commit_left = left;
-	if (r || __next_dirty_word(cmd, map, 0) < cmd->nr_words)
-		set_changed(cmd, true);
+	if (r || dm_clone_map_next_dirty_word(cmd->map, 0) < cmd->nr_words)
+		dm_clone_map_set_changed(cmd->map, true);
 
 	return r;
-}
-
-/* From here on no region counts as committed. */
-static void __begin_commit(struct dm_clone_metadata *cmd)
-{
-	WRITE_ONCE(cmd->commit_seq, cmd->commit_seq | 1);
-	smp_wmb();	/* pairs with dm_clone_is_range_committed() */
-}
-
-/* From here on the dirty marks tell again what is committed. */
-static void __end_commit(struct dm_clone_metadata *cmd)
-{
-	smp_wmb();	/* pairs with dm_clone_is_range_committed() */
-	WRITE_ONCE(cmd->commit_seq, (cmd->commit_seq | 1) + 1);
 }
 
 /*
@@ -1136,9 +752,9 @@ int dm_clone_metadata_pre_commit(struct dm_clone_metadata *cmd)
 		r = __settle_superblock(cmd);
 	if (!r)
 		r = __use_added_blocks(cmd);
-	if (!r && __map(cmd)) {
-		__begin_commit(cmd);
-		r = __write_dirty_words(cmd, __map(cmd));
+	if (!r) {
+		dm_clone_map_begin_commit(cmd->map);
+		r = __write_dirty_words(cmd);
 	}
 	/* A round that breaks off says nothing of what the next call needs. */
 	if (r)
@@ -1160,7 +776,7 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd)
 		if (r)
 			__destroy_transaction(cmd);
 		else
-			__end_commit(cmd);
+			dm_clone_map_end_commit(cmd->map);
 	}
 	cmd->round_left = r ? 0 : cmd->commit_left;
 	up_write(&cmd->lock);
@@ -1213,9 +829,9 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd)
 	 */
 	r = __open_transaction(cmd, compare_word, &error);
 	if (r || cmd->in_doubt)
-		__begin_commit(cmd);
+		dm_clone_map_begin_commit(cmd->map);
 	else
-		__end_commit(cmd);
+		dm_clone_map_end_commit(cmd->map);
 	up_write(&cmd->lock);
 	memalloc_noio_restore(noio);
 
@@ -1276,23 +892,10 @@ void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd)
 
 void dm_clone_release_bitmap(struct dm_clone_metadata *cmd)
 {
-	struct region_map *map;
-
 	down_write(&cmd->lock);
-	write_seqlock_irq(&cmd->map_lock);
-	map = __map(cmd);
-	if (cmd->nr_hydrated != cmd->nr_regions || cmd->changed ||
-	    (cmd->commit_seq & 1) || cmd->in_doubt)
-		map = NULL;
-	else
-		RCU_INIT_POINTER(cmd->map, NULL);
-	write_sequnlock_irq(&cmd->map_lock);
+	if (!cmd->in_doubt)
+		dm_clone_map_release(cmd->map);
 	up_write(&cmd->lock);
-
-	if (map) {
-		synchronize_rcu();
-		free_map(map);
-	}
 }
 
 /*
@@ -1402,7 +1005,7 @@ static int __open_or_format(struct dm_clone_metadata *cmd, bool may_be_formatted
 static void free_metadata(struct dm_clone_metadata *cmd)
 {
 	kvfree(cmd->fresh);
-	free_map(__map(cmd));
+	dm_clone_region_map_destroy(cmd->map);
 	kfree(cmd);
 }
 
@@ -1411,7 +1014,6 @@ static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 						sector_t region_size)
 {
 	struct dm_clone_metadata *cmd = kzalloc(sizeof(*cmd), GFP_KERNEL);
-	struct region_map *map;
 
 	if (!cmd)
 		return NULL;
@@ -1420,19 +1022,21 @@ static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 	cmd->target_size = target_size;
 	cmd->region_size = region_size;
 	cmd->nr_regions = dm_sector_div_up(target_size, region_size);
-	cmd->nr_words = DIV_ROUND_UP_ULL(cmd->nr_regions, 64);
-	seqlock_init(&cmd->map_lock);
 	init_rwsem(&cmd->lock);
 
-	map = alloc_map(cmd->nr_words);
-	RCU_INIT_POINTER(cmd->map, map);
+	cmd->map = dm_clone_region_map_create(cmd->nr_regions);
+	if (!cmd->map)
+		goto bad;
+
+	cmd->nr_words = dm_clone_map_nr_words(cmd->map);
 	cmd->fresh = kvcalloc(BITS_TO_LONGS(nr_arrays(cmd)), sizeof(long), GFP_KERNEL);
-	if (!map || !cmd->fresh) {
-		free_metadata(cmd);
-		return NULL;
-	}
+	if (!cmd->fresh)
+		goto bad;
 
 	return cmd;
+bad:
+	free_metadata(cmd);
+	return NULL;
 }
 
 static void warn_if_small(struct dm_clone_metadata *cmd)
@@ -1482,6 +1086,11 @@ dm_clone_metadata_open(struct block_device *bdev, sector_t target_size,
 bad:
 	free_metadata(cmd);
 	return ERR_PTR(r);
+}
+
+struct dm_clone_region_map *dm_clone_metadata_map(struct dm_clone_metadata *cmd)
+{
+	return cmd->map;
 }
 
 bool dm_clone_metadata_is_new(struct dm_clone_metadata *cmd)

@@ -2,11 +2,11 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The metadata of a clone: which regions are hydrated, in core and on disk.
+ * The metadata of a clone: which regions are hydrated, on disk.
  *
- * Everything that knows the disk format is behind this header.  The bits in
- * core are the truth while the device lives; the metadata device follows them
- * one transaction at a time:
+ * Only what implements this header, and metadata-check.c, know the disk format.  The
+ * region map (dm-clone/region-map.h) is the truth while the device lives; the
+ * metadata device follows it one transaction at a time:
  *
  *	dm_clone_metadata_pre_commit()	the bits set so far go into the
  *					transaction
@@ -18,25 +18,15 @@
  * long the flush takes.  If there's a crash before commit has written the
  * superblock, the previous transaction is what is found.
  *
- * Regions are numbered from 0 on; a range is (first region, number of
- * regions).  Sizes are in 512 byte sectors.  Errors are negative errno.
+ * Sizes are in 512 byte sectors.  Errors are negative errno.
  *
- * Three sorts of functions:
+ * Two sorts of functions:
  *
  *  - open, close, settle, pre_commit, commit, abort, note_dest_zeroed,
  *    set_read_only, set_read_write and release_bitmap sleep, do I/O and take
  *    the metadata lock.  Those but open and close may run against each other,
  *    and pre_commit ... commit are for one thread at a time.
- *  - The set and query functions work on the bits in core, in any context.
- *    Setting, and asking whether anything has changed, takes a spinlock that's
- *    innermost; asking about regions takes none.
  *  - The counts are for status: no lock, never block, any context.
- *
- * Dropped from the interface that design.md lists, since ranges serve:
- * dm_clone_set_region_hydrated(), dm_clone_cond_set_range() (setting a range
- * may be done in any context), and dm_clone_reload_in_core_bitset() (nothing
- * ever makes the bits in core follow the disk: that would turn acknowledged
- * writes back into the source's data).
  */
 #ifndef DM_CLONE_METADATA_H
 #define DM_CLONE_METADATA_H
@@ -48,6 +38,7 @@
 #define DM_CLONE_METADATA_BLOCK_SECTORS 8
 
 struct dm_clone_metadata;
+struct dm_clone_region_map;
 
 /*
  * Open the metadata of a clone of @target_size sectors in regions of
@@ -66,6 +57,9 @@ struct dm_clone_metadata *
 dm_clone_metadata_open(struct block_device *bdev, sector_t target_size,
 		       sector_t region_size, bool may_be_formatted,
 		       char **error);
+
+/* What the metadata device follows; as long as the metadata is open. */
+struct dm_clone_region_map *dm_clone_metadata_map(struct dm_clone_metadata *cmd);
 
 /* Was the device formatted when this was opened? */
 bool dm_clone_metadata_is_new(struct dm_clone_metadata *cmd);
@@ -148,64 +142,10 @@ void dm_clone_metadata_set_read_only(struct dm_clone_metadata *cmd);
 void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd);
 
 /*
- * Set the bits of @nr regions from @start on.  The data of these regions must
- * be complete in the destination (though not yet durable).
- *
- * Returns true if the caller has to see to it that there's a commit: these are the
- * first changes since the last pre_commit, or now all regions are hydrated.
- */
-bool dm_clone_set_range_hydrated(struct dm_clone_metadata *cmd,
-				 unsigned long start, unsigned long nr);
-
-bool dm_clone_is_region_hydrated(struct dm_clone_metadata *cmd,
-				 unsigned long region);
-bool dm_clone_is_range_hydrated(struct dm_clone_metadata *cmd,
-				unsigned long start, unsigned long nr);
-
-/* Are none of the regions hydrated? */
-bool dm_clone_is_range_unhydrated(struct dm_clone_metadata *cmd,
-				  unsigned long start, unsigned long nr);
-
-/*
- * The run of regions from @start on that are all hydrated, or all not.
- * Returns whether they are hydrated; *@run_end is the first region of
- * [start, end) that is different, or @end.
- */
-bool dm_clone_find_run(struct dm_clone_metadata *cmd, unsigned long start,
-		       unsigned long end, unsigned long *run_end);
-
-/* The first unhydrated region at or after @start, or the number of regions. */
-unsigned long dm_clone_find_next_unhydrated_region(struct dm_clone_metadata *cmd,
-						   unsigned long start);
-
-/* How many of the @nr regions from @start on are not hydrated?  May sleep. */
-unsigned long dm_clone_nr_of_unhydrated(struct dm_clone_metadata *cmd,
-					unsigned long start, unsigned long nr);
-
-/*
- * Would a crash now find all of these regions hydrated?  True only if so; may
- * be false although it would, for regions within 64 regions of one that is
- * not committed, and for all regions while a commit is under way.
- *
- * The bits must have been found set before.  If the answer is false, then the
- * next pre_commit or the one under way covers them.
- */
-bool dm_clone_is_range_committed(struct dm_clone_metadata *cmd,
-				 unsigned long start, unsigned long nr);
-
-/* Have bits been set since the last pre_commit (or was it aborted)? */
-bool dm_clone_changed_this_transaction(struct dm_clone_metadata *cmd);
-
-/* Are all regions hydrated, in core? */
-bool dm_clone_is_hydration_done(struct dm_clone_metadata *cmd);
-
-/*
  * Free the bitmaps: of a clone that is hydrated, committed and settled they say
  * nothing any more.  Does nothing in any other state.
  */
 void dm_clone_release_bitmap(struct dm_clone_metadata *cmd);
-
-unsigned long dm_clone_nr_of_hydrated_regions(struct dm_clone_metadata *cmd);
 
 /* Counts of metadata blocks, as of the last commit. */
 u64 dm_clone_get_free_metadata_block_count(struct dm_clone_metadata *cmd);

@@ -35,6 +35,7 @@
 #include "dm-clone/hydration.h"
 #include "dm-clone-metadata.h"
 #include "dm-clone/read.h"
+#include "dm-clone/region-map.h"
 
 #define DM_MSG_PREFIX "clone"
 
@@ -202,7 +203,7 @@
  *	cache lock		spinlock, irqs off: in dm-clone/buffer.c
  *	claims lock		spinlock, irqs off: in dm-clone/claim.c
  *	marks lock		spinlock, irqs off: in dm-clone/marks.c
- *	map lock		seqlock, irqs off: in dm-clone-metadata.c
+ *	map lock		seqlock, irqs off: in dm-clone/region-map.c
  *
  * A mutex or rwsem is taken before those below it, and before any spinlock.
  * Of the spinlocks only one is held at a time, but for the pacer's, which is
@@ -322,6 +323,7 @@ struct clone {
 
 	struct dm_target *ti;
 	struct dm_clone_metadata *cmd;	/* the store's */
+	struct dm_clone_region_map *map; /* the metadata's */
 	struct clone_store *store;
 	struct dm_clone_hydration *hydration;
 	struct dm_clone_reader *reader;	/* NULL without hydrate_on_read */
@@ -582,10 +584,10 @@ static int __commit_metadata(struct clone *clone)
 
 	/* A round that was left open has not all of what has changed since. */
 	r = commit_round(clone);
-	if (!r && was_open && dm_clone_changed_this_transaction(clone->cmd))
+	if (!r && was_open && dm_clone_changed_this_transaction(clone->map))
 		r = commit_round(clone);
 
-	if (!r && dm_clone_changed_this_transaction(clone->cmd))
+	if (!r && dm_clone_changed_this_transaction(clone->map))
 		queue_delayed_work(clone->wq_commit, &clone->commit_work, COMMIT_PERIOD);
 
 	return r;
@@ -593,8 +595,8 @@ static int __commit_metadata(struct clone *clone)
 
 static bool is_finished(struct clone *clone)
 {
-	return dm_clone_is_hydration_done(clone->cmd) &&
-	       !dm_clone_changed_this_transaction(clone->cmd);
+	return dm_clone_is_hydration_done(clone->map) &&
+	       !dm_clone_changed_this_transaction(clone->map);
 }
 
 /* A read-only table has to look at each bio. */
@@ -638,7 +640,7 @@ static int commit_metadata(struct clone *clone, bool *committed)
 	spin_unlock_irq(&clone->lock);
 	smp_mb();	/* pairs with note_user_change() */
 
-	*committed = dm_clone_changed_this_transaction(clone->cmd);
+	*committed = dm_clone_changed_this_transaction(clone->map);
 	if (*committed)
 		r = may_change_metadata(clone) ? __commit_metadata(clone) : -EIO;
 
@@ -675,7 +677,7 @@ static void regions_hydrated(void *context)
 {
 	struct clone *clone = context;
 
-	if (dm_clone_is_hydration_done(clone->cmd))
+	if (dm_clone_is_hydration_done(clone->map))
 		mod_delayed_work(clone->wq_commit, &clone->commit_work, 0);
 	else
 		queue_delayed_work(clone->wq_commit, &clone->commit_work,
@@ -877,7 +879,7 @@ static void region_spoilt(void *context)
 
 static void mark_hydrated(struct clone *clone, const struct dm_clone_claim *claim)
 {
-	if (dm_clone_set_range_hydrated(clone->cmd, claim->begin,
+	if (dm_clone_set_range_hydrated(clone->map, claim->begin,
 					claim->end - claim->begin))
 		regions_hydrated(clone);
 }
@@ -1044,7 +1046,7 @@ static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committe
 static int map_hydrated_change(struct clone *clone, struct bio *bio,
 			       unsigned long begin, unsigned long end)
 {
-	bool committed = dm_clone_is_range_committed(clone->cmd, begin, end - begin);
+	bool committed = dm_clone_is_range_committed(clone->map, begin, end - begin);
 
 	if (!committed)
 		note_user_change(clone);
@@ -1194,7 +1196,7 @@ static int map_unhydrated_change(struct clone *clone, struct bio *bio,
 	}
 
 	/* Another may have been here between the look and the claim. */
-	if (dm_clone_is_range_hydrated(clone->cmd, begin, end - begin)) {
+	if (dm_clone_is_range_hydrated(clone->map, begin, end - begin)) {
 		release_claim(clone, io);
 		return map_hydrated_change(clone, bio, begin, end);
 	}
@@ -1217,7 +1219,7 @@ static int map_change(struct clone *clone, struct bio *bio)
 	if (unlikely(clone->read_only))
 		return DM_MAPIO_KILL;
 
-	if (dm_clone_find_run(clone->cmd, begin, end_region(clone, bio), &end)) {
+	if (dm_clone_find_run(clone->map, begin, end_region(clone, bio), &end)) {
 		cut_bio(clone, bio, end);
 		return map_hydrated_change(clone, bio, begin, end);
 	}
@@ -1240,7 +1242,7 @@ static int map_cut_change(struct clone *clone, struct bio *bio)
 	unsigned long begin = first_region(clone, bio);
 	unsigned long end = end_region(clone, bio);
 
-	if (dm_clone_is_range_hydrated(clone->cmd, begin, end - begin))
+	if (dm_clone_is_range_hydrated(clone->map, begin, end - begin))
 		return map_hydrated_change(clone, bio, begin, end);
 
 	return map_unhydrated_change(clone, bio, begin, end,
@@ -1271,7 +1273,7 @@ static int remap_read(struct clone *clone, struct bio *bio, bool hydrated)
 static int map_plain_read(struct clone *clone, struct bio *bio)
 {
 	unsigned long end;
-	bool hydrated = dm_clone_find_run(clone->cmd, first_region(clone, bio),
+	bool hydrated = dm_clone_find_run(clone->map, first_region(clone, bio),
 					  end_region(clone, bio), &end);
 
 	cut_bio(clone, bio, end);
@@ -1291,7 +1293,7 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
 	sector_t sector;
 
 	for (;;) {
-		hydrated = dm_clone_find_run(clone->cmd, first_region(clone, bio),
+		hydrated = dm_clone_find_run(clone->map, first_region(clone, bio),
 					     end_region(clone, bio), &end);
 		sector = dm_clone_range_end(&clone->geo, end);
 		if (sector >= bio_end_sector(bio))
@@ -1337,7 +1339,7 @@ static int map_hydrating_read(struct clone *clone, struct bio *bio, unsigned lon
 		case DM_CLONE_READ_CHANGED:
 			break;
 		}
-	} while (!dm_clone_find_run(clone->cmd, begin, end, &end));
+	} while (!dm_clone_find_run(clone->map, begin, end, &end));
 
 	return map_plain_read(clone, bio);
 }
@@ -1347,7 +1349,7 @@ static int map_read(struct clone *clone, struct bio *bio)
 	unsigned long end;
 
 	if (clone->reader && may_change_metadata(clone) &&
-	    !dm_clone_find_run(clone->cmd, first_region(clone, bio),
+	    !dm_clone_find_run(clone->map, first_region(clone, bio),
 			       end_region(clone, bio), &end))
 		return map_hydrating_read(clone, bio, end);
 
@@ -1399,7 +1401,7 @@ static bool is_hydrated(struct clone *clone, struct bio *bio)
 {
 	unsigned long begin = first_region(clone, bio);
 
-	return dm_clone_is_range_hydrated(clone->cmd, begin,
+	return dm_clone_is_range_hydrated(clone->map, begin,
 					  end_region(clone, bio) - begin);
 }
 
@@ -2053,7 +2055,7 @@ static int create_hydration(struct clone *clone)
 	};
 	unsigned int i;
 
-	clone->hydration = dm_clone_hydration_create(&clone->geo, clone->cmd,
+	clone->hydration = dm_clone_hydration_create(&clone->geo, clone->map,
 						     &clone->claims, clone->wq_source,
 						     clone->wq_dest, &dm_kcopyd_throttle,
 						     &events);
@@ -2081,7 +2083,7 @@ static int create_reader(struct clone *clone)
 	if (!has_feature(clone, HYDRATE_ON_READ))
 		return 0;
 
-	reader = dm_clone_reader_create(&clone->geo, clone->cmd, &clone->claims,
+	reader = dm_clone_reader_create(&clone->geo, clone->map, &clone->claims,
 					clone->hydration, clone->wq_source,
 					clone->wq_dest);
 	if (IS_ERR(reader)) {
@@ -2159,6 +2161,7 @@ static int open_metadata(struct clone *clone)
 	if (!IS_ERR(store)) {
 		clone->store = store;
 		clone->cmd = store->cmd;
+		clone->map = dm_clone_metadata_map(store->cmd);
 		/* Not clone->finished: that has to be settled, see preresume. */
 		if (is_finished(clone))
 			return 0;
@@ -2342,8 +2345,8 @@ static bool is_dest_zeroed(struct clone *clone)
  */
 static void note_dest_zeroed(struct clone *clone)
 {
-	if (!is_dest_zeroed(clone) || dm_clone_is_hydration_done(clone->cmd) ||
-	    dm_clone_changed_this_transaction(clone->cmd))
+	if (!is_dest_zeroed(clone) || dm_clone_is_hydration_done(clone->map) ||
+	    dm_clone_changed_this_transaction(clone->map))
 		return;
 
 	/* The zeroes need not be older than the last commit. */
@@ -2424,7 +2427,7 @@ static int clone_preresume(struct dm_target *ti)
 	mutex_lock(&clone->commit_lock);
 
 	/* The table before this one may have left something uncommitted. */
-	if (dm_clone_changed_this_transaction(clone->cmd))
+	if (dm_clone_changed_this_transaction(clone->map))
 		note_user_change(clone);
 
 	if (clone->read_only)
@@ -2452,7 +2455,7 @@ static void clone_resume(struct dm_target *ti)
 
 	dm_clone_disable_polling(dm_disk(dm_table_get_md(ti->table))->queue, NULL);
 
-	if (dm_clone_changed_this_transaction(clone->cmd))
+	if (dm_clone_changed_this_transaction(clone->map))
 		regions_hydrated(clone);
 
 	/*
@@ -2534,7 +2537,7 @@ static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
 	DMEMIT("%u %llu/%llu %llu %lu/%lu %lu", DM_CLONE_METADATA_BLOCK_SECTORS,
 	       total - dm_clone_get_free_metadata_block_count(clone->cmd), total,
 	       (unsigned long long)clone->region_size,
-	       dm_clone_nr_of_hydrated_regions(clone->cmd), clone->geo.nr_regions,
+	       dm_clone_nr_of_hydrated_regions(clone->map), clone->geo.nr_regions,
 	       dm_clone_hydration_in_flight(clone->hydration));
 	sz = emit_features(clone, result, maxlen, sz);
 	sz = emit_core_args(clone, result, maxlen, sz);
@@ -2585,7 +2588,7 @@ static u64 nr_source_reads(struct clone *clone)
 static u64 nr_unhydrated_sectors(struct clone *clone)
 {
 	return (u64)(clone->geo.nr_regions -
-		     dm_clone_nr_of_hydrated_regions(clone->cmd)) <<
+		     dm_clone_nr_of_hydrated_regions(clone->map)) <<
 	       clone->geo.region_shift;
 }
 
@@ -2666,12 +2669,12 @@ static u64 nr_missing(struct clone *clone, const struct sectors *s)
 {
 	unsigned int shift = clone->geo.region_shift;
 	unsigned long first = s->begin >> shift, last = (s->end - 1) >> shift;
-	u64 nr = (u64)dm_clone_nr_of_unhydrated(clone->cmd, first, last + 1 - first) << shift;
+	u64 nr = (u64)dm_clone_nr_of_unhydrated(clone->map, first, last + 1 - first) << shift;
 
 	/* Of the first and the last only a part may be asked for. */
-	if (nr && !dm_clone_is_region_hydrated(clone->cmd, first))
+	if (nr && !dm_clone_is_region_hydrated(clone->map, first))
 		nr -= min(nr, s->begin - dm_clone_region_start(&clone->geo, first));
-	if (nr && !dm_clone_is_region_hydrated(clone->cmd, last))
+	if (nr && !dm_clone_is_region_hydrated(clone->map, last))
 		nr -= min(nr, dm_clone_region_start(&clone->geo, last + 1) - s->end);
 
 	return nr;
@@ -2731,7 +2734,7 @@ static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 
 	if (clone->read_only)
 		return -EROFS;
-	if (dm_clone_is_hydration_done(clone->cmd))
+	if (dm_clone_is_hydration_done(clone->map))
 		return 0;
 
 	/* If there's no memory for one, those before it are kept: they cost nothing. */

@@ -93,7 +93,7 @@
 
 struct dm_clone_hydration {
 	const struct dm_clone_geometry *geo;
-	struct dm_clone_metadata *cmd;
+	struct dm_clone_region_map *map;
 	struct dm_clone_claims *claims;
 	struct workqueue_struct *wq;	/* nothing on it blocks on the source */
 	struct dm_clone_hydration_events events;
@@ -188,7 +188,7 @@ void dm_clone_hydration_begin(struct dm_clone_hydration *h,
 /* There may be something to do. */
 static void kick(struct dm_clone_hydration *h)
 {
-	if (!dm_clone_is_hydration_done(h->cmd))
+	if (!dm_clone_is_hydration_done(h->map))
 		mod_delayed_work(h->wq, &h->work, 0);
 }
 
@@ -203,7 +203,7 @@ void dm_clone_hydration_release(struct dm_clone_hydration *h,
 	unsigned long nr = claim->end - claim->begin;
 
 	dm_clone_claim_release(h->claims, claim);
-	if (!dm_clone_is_range_hydrated(h->cmd, claim->begin, nr))
+	if (!dm_clone_is_range_hydrated(h->map, claim->begin, nr))
 		kick(h);
 	h->events.released(h->events.context, &claim->waiters);
 }
@@ -272,7 +272,7 @@ static void end(struct dm_clone_hydration *h, const struct dm_clone_claim *claim
 
 	account(h, sectors, means, outcome);
 	if (!outcome->status) {
-		if (dm_clone_set_range_hydrated(h->cmd, claim->begin, nr))
+		if (dm_clone_set_range_hydrated(h->map, claim->begin, nr))
 			h->events.hydrated(h->events.context);
 	} else if (outcome->wrote) {
 		h->events.spoilt(h->events.context);
@@ -863,7 +863,7 @@ static bool next_wanted(struct dm_clone_hydration *h, struct dm_clone_range *ran
 	unsigned long next;
 
 	while (first_wanted(h, range)) {
-		if (!dm_clone_find_run(h->cmd, range->begin, range->end, &next))
+		if (!dm_clone_find_run(h->map, range->begin, range->end, &next))
 			return true;
 		tried_wanted(h, range->begin, next);
 		cond_resched();
@@ -960,7 +960,7 @@ static bool claim_batch(struct dm_clone_hydration *h, struct batch *batch,
 	}
 
 	/* Now that they're ours: are they still as they were? */
-	if (!dm_clone_is_range_unhydrated(h->cmd, begin, nr)) {
+	if (!dm_clone_is_range_unhydrated(h->map, begin, nr)) {
 		dm_clone_hydration_release(h, &batch->claim);
 		return false;
 	}
@@ -1056,7 +1056,7 @@ static bool end_pass(struct dm_clone_hydration *h)
 	 * used up then.
 	 */
 	again = (h->nr_started || h->interrupted) && !failed &&
-		!dm_clone_is_hydration_done(h->cmd);
+		!dm_clone_is_hydration_done(h->map);
 	h->nr_started = 0;
 	h->interrupted = false;
 	if (failed)
@@ -1087,7 +1087,7 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 	unsigned long run_end;
 
 	nr = min(nr, end - begin);
-	if (dm_clone_find_run(h->cmd, begin, begin + nr, &run_end))
+	if (dm_clone_find_run(h->map, begin, begin + nr, &run_end))
 		return true;	/* hydrated by now, look for another */
 	if (dm_clone_marks_find_run(&h->marks, begin, run_end, &run_end)) {
 		pass_by_marked(h, begin, end, next);
@@ -1137,7 +1137,7 @@ static bool start_next(struct dm_clone_hydration *h)
 		return r;
 	}
 
-	begin = dm_clone_find_next_unhydrated_region(h->cmd, h->cursor);
+	begin = dm_clone_find_next_unhydrated_region(h->map, h->cursor);
 	if (begin >= h->geo->nr_regions)
 		return end_pass(h);
 
@@ -1248,7 +1248,7 @@ static void zeroed_marked(struct dm_clone_zero_job *job)
 	if (done.end > done.begin) {
 		account(h, nr_sectors(h, &done), DM_CLONE_BY_ZEROING,
 			&(struct dm_clone_outcome) { .status = BLK_STS_OK });
-		if (dm_clone_set_range_hydrated(h->cmd, done.begin, done.end - done.begin))
+		if (dm_clone_set_range_hydrated(h->map, done.begin, done.end - done.begin))
 			h->events.hydrated(h->events.context);
 	}
 	if (job->outcome.status)
@@ -1333,7 +1333,7 @@ static bool claim_to_zero(struct dm_clone_hydration *h, unsigned long begin,
 	 * nobody else spoils these regions from here on.  If it's no longer known to
 	 * be zero, then that's too much to be zeroed at a time.
 	 */
-	if (dm_clone_is_range_unhydrated(h->cmd, begin, nr) &&
+	if (dm_clone_is_range_unhydrated(h->map, begin, nr) &&
 	    (!dest_zeroed || dm_clone_zeroer_is_dest_zeroed(h->zeroer)))
 		return true;
 
@@ -1351,7 +1351,7 @@ static bool zero_next(struct dm_clone_hydration *h)
 	if (!dm_clone_marks_find_first(&h->marks, max_zeroing(h, dest_zeroed), &begin, &end))
 		return false;
 
-	if (dm_clone_find_run(h->cmd, begin, end, &next)) {
+	if (dm_clone_find_run(h->map, begin, end, &next)) {
 		dm_clone_marks_clear(&h->marks, begin, next);
 		return true;
 	}
@@ -1436,7 +1436,7 @@ static void do_hydration(struct work_struct *work)
 		container_of(to_delayed_work(work), struct dm_clone_hydration, work);
 	unsigned long wait;
 
-	if (dm_clone_is_hydration_done(h->cmd)) {
+	if (dm_clone_is_hydration_done(h->map)) {
 		drop_wanted(h);
 		return;
 	}
@@ -1588,7 +1588,7 @@ static void pacer_has_room(void *context)
 
 struct dm_clone_hydration *
 dm_clone_hydration_create(const struct dm_clone_geometry *geo,
-			  struct dm_clone_metadata *cmd,
+			  struct dm_clone_region_map *map,
 			  struct dm_clone_claims *claims,
 			  struct workqueue_struct *wq_source,
 			  struct workqueue_struct *wq_dest,
@@ -1602,7 +1602,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 		return ERR_PTR(-ENOMEM);
 
 	h->geo = geo;
-	h->cmd = cmd;
+	h->map = map;
 	h->claims = claims;
 	h->wq = wq_dest;
 	h->events = *events;

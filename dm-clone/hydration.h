@@ -22,7 +22,7 @@
 
 #include "claim.h"
 #include "copier.h"
-#include "../dm-clone-metadata.h"
+#include "region-map.h"
 #include "ranges.h"
 #include "zero.h"
 
@@ -100,7 +100,7 @@ struct dm_clone_hydration_events {
 };
 
 /*
- * @geo, @cmd and @claims must outlive the engine.  What may block on the source is
+ * @geo, @map and @claims must outlive the engine.  What may block on the source is
  * done on @wq_source, the rest, the engine itself too, on @wq_dest, but for what the
  * zeroer does (zero.h); both must have a
  * rescuer.  The engine is created disabled and suspended.  Returns an ERR_PTR() on
@@ -108,7 +108,7 @@ struct dm_clone_hydration_events {
  */
 struct dm_clone_hydration *
 dm_clone_hydration_create(const struct dm_clone_geometry *geo,
-			  struct dm_clone_metadata *cmd,
+			  struct dm_clone_region_map *map,
 			  struct dm_clone_claims *claims,
 			  struct workqueue_struct *wq_source,
 			  struct workqueue_struct *wq_dest,

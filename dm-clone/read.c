@@ -73,7 +73,7 @@ struct dm_clone_read {
 
 struct dm_clone_reader {
 	const struct dm_clone_geometry *geo;
-	struct dm_clone_metadata *cmd;
+	struct dm_clone_region_map *map;
 	struct dm_clone_claims *claims;
 	struct dm_clone_hydration *hydration;
 	struct workqueue_struct *wq_source;
@@ -408,7 +408,7 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 		free_read(read);
 		return DM_CLONE_READ_NOT_NOW;
 	}
-	if (!dm_clone_is_range_unhydrated(reader->cmd, begin, read->claim.end - begin)) {
+	if (!dm_clone_is_range_unhydrated(reader->map, begin, read->claim.end - begin)) {
 		release_claim(read);
 		free_read(read);
 		return DM_CLONE_READ_CHANGED;
@@ -475,7 +475,7 @@ static bool next_ahead(struct dm_clone_reader *reader, unsigned long *begin,
 		if (*begin >= goal)
 			return false;
 
-		hydrated = dm_clone_find_run(reader->cmd, *begin, goal, end);
+		hydrated = dm_clone_find_run(reader->map, *begin, goal, end);
 
 		spin_lock_irq(&reader->lock);
 		if (reader->ahead_next == *begin)	/* still the same sequence */
@@ -565,7 +565,7 @@ void dm_clone_reader_wait(struct dm_clone_reader *reader)
 
 struct dm_clone_reader *
 dm_clone_reader_create(const struct dm_clone_geometry *geo,
-		       struct dm_clone_metadata *cmd, struct dm_clone_claims *claims,
+		       struct dm_clone_region_map *map, struct dm_clone_claims *claims,
 		       struct dm_clone_hydration *hydration,
 		       struct workqueue_struct *wq_source,
 		       struct workqueue_struct *wq_dest)
@@ -576,7 +576,7 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 		return ERR_PTR(-ENOMEM);
 
 	reader->geo = geo;
-	reader->cmd = cmd;
+	reader->map = map;
 	reader->claims = claims;
 	reader->hydration = hydration;
 	reader->wq_source = wq_source;

@@ -39,13 +39,13 @@ struct dm_clone_read;
 #define DM_CLONE_MAX_READ	(1U << (20 - SECTOR_SHIFT))
 
 /*
- * @geo, @cmd, @claims and @hydration must outlive the reader.  It reads ahead on
+ * @geo, @map, @claims and @hydration must outlive the reader.  It reads ahead on
  * @wq_source and writes on @wq_dest; both must have a rescuer.  The reader is
  * created stopped.  Returns an ERR_PTR() on failure.
  */
 struct dm_clone_reader *
 dm_clone_reader_create(const struct dm_clone_geometry *geo,
-		       struct dm_clone_metadata *cmd, struct dm_clone_claims *claims,
+		       struct dm_clone_region_map *map, struct dm_clone_claims *claims,
 		       struct dm_clone_hydration *hydration,
 		       struct workqueue_struct *wq_source,
 		       struct workqueue_struct *wq_dest);
