@@ -517,13 +517,13 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 
 static void load_word(void *context, u32 index, u64 word)
 {
-	dm_clone_map_load_word(context, index, word);
+	dm_clone_region_map_load_word(context, index, word);
 }
 
 /* What the disk doesn't have goes there with the next transaction. */
 static void compare_word(void *context, u32 index, u64 word)
 {
-	dm_clone_map_compare_word(context, index, word);
+	dm_clone_region_map_compare_word(context, index, word);
 }
 
 /*
@@ -578,7 +578,7 @@ static void __fill_array(struct dm_clone_metadata *cmd, u32 array,
 	d->nr_entries = cpu_to_le32(nr);
 	d->value_size = cpu_to_le32(sizeof(__le64));
 
-	dm_clone_map_take_words(cmd->map, first, nr, d->words);
+	dm_clone_region_map_take_words(cmd->map, first, nr, d->words);
 }
 
 /*
@@ -644,7 +644,7 @@ static bool has_room(struct dm_clone_metadata *cmd)
 /* The first array at or after @from with dirty words, or the number of arrays. */
 static u32 __next_dirty_array(struct dm_clone_metadata *cmd, u32 from)
 {
-	u32 index = dm_clone_map_next_dirty_word(cmd->map, from * WORDS_PER_ARRAY);
+	u32 index = dm_clone_region_map_next_dirty_word(cmd->map, from * WORDS_PER_ARRAY);
 
 	return index < cmd->nr_words ? index / WORDS_PER_ARRAY : nr_arrays(cmd);
 }
@@ -681,7 +681,7 @@ static int __write_dirty_words(struct dm_clone_metadata *cmd)
 
 	/* If it isn't committed another round has to begin. */
 	cmd->round_left = 0;
-	dm_clone_map_set_changed(cmd->map, false);
+	dm_clone_region_map_set_changed(cmd->map, false);
 
 	while ((left = __advance_round(cmd, left))) {
 		if (!has_room(cmd)) {
@@ -698,8 +698,8 @@ static int __write_dirty_words(struct dm_clone_metadata *cmd)
 	}
 
 	cmd->commit_left = left;
-	if (r || dm_clone_map_next_dirty_word(cmd->map, 0) < cmd->nr_words)
-		dm_clone_map_set_changed(cmd->map, true);
+	if (r || dm_clone_region_map_next_dirty_word(cmd->map, 0) < cmd->nr_words)
+		dm_clone_region_map_set_changed(cmd->map, true);
 
 	return r;
 }
@@ -753,7 +753,7 @@ int dm_clone_metadata_pre_commit(struct dm_clone_metadata *cmd)
 	if (!r)
 		r = __use_added_blocks(cmd);
 	if (!r) {
-		dm_clone_map_begin_commit(cmd->map);
+		dm_clone_region_map_begin_commit(cmd->map);
 		r = __write_dirty_words(cmd);
 	}
 	/* A round that breaks off says nothing of what the next call needs. */
@@ -776,7 +776,7 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd)
 		if (r)
 			__destroy_transaction(cmd);
 		else
-			dm_clone_map_end_commit(cmd->map);
+			dm_clone_region_map_end_commit(cmd->map);
 	}
 	cmd->round_left = r ? 0 : cmd->commit_left;
 	up_write(&cmd->lock);
@@ -829,9 +829,9 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd)
 	 */
 	r = __open_transaction(cmd, compare_word, &error);
 	if (r || cmd->in_doubt)
-		dm_clone_map_begin_commit(cmd->map);
+		dm_clone_region_map_begin_commit(cmd->map);
 	else
-		dm_clone_map_end_commit(cmd->map);
+		dm_clone_region_map_end_commit(cmd->map);
 	up_write(&cmd->lock);
 	memalloc_noio_restore(noio);
 
@@ -894,7 +894,7 @@ void dm_clone_release_bitmap(struct dm_clone_metadata *cmd)
 {
 	down_write(&cmd->lock);
 	if (!cmd->in_doubt)
-		dm_clone_map_release(cmd->map);
+		dm_clone_region_map_release(cmd->map);
 	up_write(&cmd->lock);
 }
 
@@ -1028,7 +1028,7 @@ static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 	if (!cmd->map)
 		goto bad;
 
-	cmd->nr_words = dm_clone_map_nr_words(cmd->map);
+	cmd->nr_words = dm_clone_region_map_nr_words(cmd->map);
 	cmd->fresh = kvcalloc(BITS_TO_LONGS(nr_arrays(cmd)), sizeof(long), GFP_KERNEL);
 	if (!cmd->fresh)
 		goto bad;

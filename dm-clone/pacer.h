@@ -26,7 +26,7 @@
 #ifndef DM_CLONE_PACER_H
 #define DM_CLONE_PACER_H
 
-#include <linux/blkdev.h>
+#include <linux/blk_types.h>
 #include <linux/types.h>
 
 struct dm_clone_pacer;

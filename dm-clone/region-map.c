@@ -339,7 +339,7 @@ unsigned long dm_clone_nr_of_hydrated_regions(struct dm_clone_region_map *map)
  *---------------------------------------------------------------
  */
 
-u32 dm_clone_map_nr_words(struct dm_clone_region_map *map)
+u32 dm_clone_region_map_nr_words(struct dm_clone_region_map *map)
 {
 	return map->nr_words;
 }
@@ -363,7 +363,7 @@ static u64 get_word(const struct bits *bits, u32 index)
 	return word;
 }
 
-void dm_clone_map_load_word(struct dm_clone_region_map *map, u32 index, u64 word)
+void dm_clone_region_map_load_word(struct dm_clone_region_map *map, u32 index, u64 word)
 {
 	unsigned long *p = __bits(map)->hydrated + index * LONGS_PER_WORD;
 
@@ -374,7 +374,7 @@ void dm_clone_map_load_word(struct dm_clone_region_map *map, u32 index, u64 word
 	map->nr_hydrated += hweight64(word);
 }
 
-void dm_clone_map_compare_word(struct dm_clone_region_map *map, u32 index, u64 word)
+void dm_clone_region_map_compare_word(struct dm_clone_region_map *map, u32 index, u64 word)
 {
 	struct bits *bits = __bits(map);
 
@@ -386,7 +386,7 @@ void dm_clone_map_compare_word(struct dm_clone_region_map *map, u32 index, u64 w
 	write_sequnlock_irq(&map->lock);
 }
 
-u32 dm_clone_map_next_dirty_word(struct dm_clone_region_map *map, u32 from)
+u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map, u32 from)
 {
 	unsigned long nr_longs = BITS_TO_LONGS(map->nr_words);
 	unsigned long i = BIT_WORD(from), index;
@@ -423,8 +423,8 @@ static void copy_words(const struct bits *bits, u32 first, u32 nr, __le64 *words
 #endif
 }
 
-void dm_clone_map_take_words(struct dm_clone_region_map *map, u32 first, u32 nr,
-			     __le64 *words)
+void dm_clone_region_map_take_words(struct dm_clone_region_map *map, u32 first, u32 nr,
+				    __le64 *words)
 {
 	struct bits *bits = __bits(map);
 	unsigned long i = first;
@@ -440,27 +440,27 @@ void dm_clone_map_take_words(struct dm_clone_region_map *map, u32 first, u32 nr,
 	copy_words(bits, first, nr, words);
 }
 
-void dm_clone_map_set_changed(struct dm_clone_region_map *map, bool changed)
+void dm_clone_region_map_set_changed(struct dm_clone_region_map *map, bool changed)
 {
 	write_seqlock_irq(&map->lock);
 	map->changed = changed;
 	write_sequnlock_irq(&map->lock);
 }
 
-void dm_clone_map_begin_commit(struct dm_clone_region_map *map)
+void dm_clone_region_map_begin_commit(struct dm_clone_region_map *map)
 {
 	WRITE_ONCE(map->commit_seq, map->commit_seq | 1);
 	smp_wmb();	/* pairs with dm_clone_is_range_committed() */
 }
 
 /* From here on the dirty marks tell again what is committed. */
-void dm_clone_map_end_commit(struct dm_clone_region_map *map)
+void dm_clone_region_map_end_commit(struct dm_clone_region_map *map)
 {
 	smp_wmb();	/* pairs with dm_clone_is_range_committed() */
 	WRITE_ONCE(map->commit_seq, (map->commit_seq | 1) + 1);
 }
 
-void dm_clone_map_release(struct dm_clone_region_map *map)
+void dm_clone_region_map_release(struct dm_clone_region_map *map)
 {
 	struct bits *bits;
 

@@ -91,41 +91,41 @@ unsigned long dm_clone_nr_of_hydrated_regions(struct dm_clone_region_map *map);
  */
 
 /* How many words are there? */
-u32 dm_clone_map_nr_words(struct dm_clone_region_map *map);
+u32 dm_clone_region_map_nr_words(struct dm_clone_region_map *map);
 
 /* Word @index, as the disk has it.  Before the map is used by anybody else. */
-void dm_clone_map_load_word(struct dm_clone_region_map *map, u32 index, u64 word);
+void dm_clone_region_map_load_word(struct dm_clone_region_map *map, u32 index, u64 word);
 
 /* Is word @index not what the disk has, which is @word?  Then it is dirty. */
-void dm_clone_map_compare_word(struct dm_clone_region_map *map, u32 index, u64 word);
+void dm_clone_region_map_compare_word(struct dm_clone_region_map *map, u32 index, u64 word);
 
 /* The first dirty word at or after @from, or the number of words. */
-u32 dm_clone_map_next_dirty_word(struct dm_clone_region_map *map, u32 from);
+u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map, u32 from);
 
 /*
  * Take the @nr words from @first on off their dirty marks, and store them.  What is
  * set meanwhile is marked again, and stored or not.
  */
-void dm_clone_map_take_words(struct dm_clone_region_map *map, u32 first, u32 nr,
-			     __le64 *words);
+void dm_clone_region_map_take_words(struct dm_clone_region_map *map, u32 first, u32 nr,
+				    __le64 *words);
 
 /*
  * What dm_clone_changed_this_transaction() tells, and whether setting bits does: false
  * before words are taken, true if dirty ones are left when that has ended.
  */
-void dm_clone_map_set_changed(struct dm_clone_region_map *map, bool changed);
+void dm_clone_region_map_set_changed(struct dm_clone_region_map *map, bool changed);
 
 /*
  * From begin_commit to end_commit no region counts as committed: before words are
  * taken, until they are durable or marked dirty again.
  */
-void dm_clone_map_begin_commit(struct dm_clone_region_map *map);
-void dm_clone_map_end_commit(struct dm_clone_region_map *map);
+void dm_clone_region_map_begin_commit(struct dm_clone_region_map *map);
+void dm_clone_region_map_end_commit(struct dm_clone_region_map *map);
 
 /*
  * Free the bits: if all regions are hydrated, and that is committed, then they say
  * nothing any more.  Does nothing in any other state.  Sleeps.
  */
-void dm_clone_map_release(struct dm_clone_region_map *map);
+void dm_clone_region_map_release(struct dm_clone_region_map *map);
 
 #endif /* DM_CLONE_REGION_MAP_H */
