@@ -60,9 +60,10 @@
  *			the destination, so any number would leave no worker of wq_dest
  *
  * With a hung source, writes of whole regions and all I/O to hydrated ones go on,
- * waited for a claim or not.  No work waits for another (but for one that zeroes, if
- * there's no memory: for the buffer that another such is using).  None is bound to a
- * CPU: a real-time task that spins for the end of its write would keep that CPU from it.
+ * waited for a claim or not.  Works wait for another of their kind only: commit_work
+ * and flush_work take turns, and so do those that zero, if there's no memory, with
+ * the one reserved buffer.  None is bound to a CPU: a real-time task that spins for
+ * the end of its write would keep that CPU from it.
  *
  * Bios only wait for claims (owned by bios in flight below us, or by copies), for the
  * copy of the rest of their region, and for flush_work.
