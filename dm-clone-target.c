@@ -459,12 +459,6 @@ static void __exit dm_clone_exit(void)
 module_init(dm_clone_init);
 module_exit(dm_clone_exit);
 
-#if dm_clone_fault(HALTS)
-unsigned int dm_clone_halt_param, dm_clone_halted_param;
-module_param_named(halt, dm_clone_halt_param, uint, 0644);
-module_param_named(halted, dm_clone_halted_param, uint, 0444);
-#endif
-
 MODULE_DESCRIPTION(DM_NAME " clone target");
 MODULE_AUTHOR("the dm-clone authors");
 MODULE_VERSION("1.2.0");

@@ -81,7 +81,6 @@
 
 #include "claim.h"
 #include "compat.h"
-#include "faults.h"
 #include "hydration.h"
 #include "read.h"
 #include "region-map.h"

@@ -106,9 +106,6 @@ void dm_clone_note_user_change(struct clone *clone)
 {
 	unsigned long flags;
 
-	if (dm_clone_fault(FLUSH_FORGETS))
-		return;
-
 	smp_mb();	/* pairs with commit_metadata() */
 	if (READ_ONCE(clone->user_changes))
 		return;
@@ -203,7 +200,7 @@ static void destination_flush_failed(struct clone *clone, int r)
  */
 static int flush_destination(struct clone *clone)
 {
-	int r = dm_clone_fault(NO_DEST_FLUSH) ? 0 : blkdev_issue_flush(clone->geo.dest);
+	int r = blkdev_issue_flush(clone->geo.dest);
 
 	lockdep_assert_held(&clone->commit_lock);
 

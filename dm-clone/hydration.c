@@ -56,7 +56,6 @@
 #include <linux/slab.h>
 
 #include "compat.h"
-#include "faults.h"
 #include "hydration.h"
 #include "marks.h"
 #include "pacer.h"
@@ -790,7 +789,6 @@ static void retry_batches(struct dm_clone_hydration *h)
 		}
 		batch->copy.claim.begin = batch->next++;
 		batch->copy.claim.end = batch->next;
-		dm_clone_halt(DM_CLONE_HALT_RETRY);
 		copy_regions(h, &batch->copy, is_awaited, copied_one);
 	}
 }
@@ -994,7 +992,6 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 		return false;
 	}
 
-	dm_clone_halt(DM_CLONE_HALT_BATCH);
 	h->nr_started++;
 	batch->failed = false;
 	batch->started = jiffies;
@@ -1364,7 +1361,6 @@ static bool zero_next(struct dm_clone_hydration *h)
 		return false;
 	}
 
-	dm_clone_halt(DM_CLONE_HALT_MARKED);
 	dm_clone_marks_clear(&h->marks, begin, end);
 
 	/*

@@ -230,7 +230,7 @@ static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bi
 /* bio_endio() has done its part of the work: there's only device-mapper to be told. */
 static void end_bio(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
-	if ((io->flags & IO_FUA) && !bio->bi_status && !dm_clone_fault(FUA_FORGETS))
+	if ((io->flags & IO_FUA) && !bio->bi_status)
 		dm_clone_await_flush(clone, bio);
 	else
 		bio->bi_end_io(bio);
@@ -265,8 +265,6 @@ static void clone_endio(struct bio *bio)
 	if ((io->flags & IO_PROBE) && !bio->bi_status)
 		dm_clone_hydration_works(clone->hydration, true);
 	if (io->flags & IO_PARTIAL) {
-		if (dm_clone_fault(HALF_WAY))
-			mark_hydrated(clone, &io->copy.claim);
 		put_partial(clone, io, bio);
 		return;
 	}
@@ -331,15 +329,13 @@ static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committe
 	if (!(bio->bi_opf & REQ_FUA))
 		return 0;
 
-	if (!dm_clone_fault(IMPLIED_FLUSH))
-		bio->bi_opf &= ~REQ_FUA;
+	bio->bi_opf &= ~REQ_FUA;
 	if (!committed)
 		return IO_FUA | IO_COMMIT;
 	if (!may_change_metadata(clone))
 		return IO_FUA;
 
-	return !dm_clone_fault(IMPLIED_FLUSH) && bdev_write_cache(clone->geo.dest) ?
-	       IO_FUA : 0;
+	return bdev_write_cache(clone->geo.dest) ? IO_FUA : 0;
 }
 
 /* Map a piece that changes the regions [begin, end), all of which are hydrated. */
@@ -458,8 +454,6 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
 	}
 
 	flags |= take_fua(clone, bio, false);
-	if (dm_clone_fault(MARK_FIRST))
-		mark_hydrated(clone, &copy->claim);
 
 	bio_set_dev(bio, clone->geo.dest);
 	if (whole) {

@@ -30,7 +30,6 @@
 
 #include "buffer.h"
 #include "compat.h"
-#include "faults.h"
 #include "read.h"
 
 /* Most memory in use, in sectors, and for what nobody has asked for yet: 16, 8 MiB. */
@@ -394,7 +393,6 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 	if (!read)
 		return DM_CLONE_READ_NOT_NOW;
 
-	dm_clone_halt(DM_CLONE_HALT_READER);
 	if (!dm_clone_claim_free_part(reader->claims, &read->claim, begin, end,
 				      taken_until)) {
 		free_read(read);
@@ -402,7 +400,6 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 	}
 
 	/* Now that they're ours: are they still as they were, and to be copied at all? */
-	dm_clone_halt(DM_CLONE_HALT_READER_CLAIMED);
 	if (dm_clone_hydration_is_to_zero(reader->hydration, begin, read->claim.end)) {
 		release_claim(read);
 		free_read(read);

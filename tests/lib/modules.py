@@ -52,7 +52,7 @@ def replaced(t, path, made_by):
 
 
 class Halts:
-    """A module that stands still at a place of the code, see dm-clone/faults.h."""
+    """A module that stands still at a place of the code, see crash/faults/HALTS.patch."""
 
     READER, READER_CLAIMED, BATCH, RETRY, MARKED = 1, 2, 3, 4, 5
 
