@@ -62,7 +62,7 @@ check-crash: modules
 soak: modules
 	@$(PACKAGES) check
 	@+$(MAKE) --no-print-directory -C tests
-	@MINUTES=$(or $(MINUTES),5) SEED=$(SEED) tests/soak/run $(TESTS)
+	@MINUTES=$(or $(MINUTES),5) SEED=$(SEED) scripts/soak $(TESTS)
 
 # --into= puts the tables and plots into a document: BENCH="--into=FILE". fio is
 # one of those for the tests.
@@ -78,11 +78,11 @@ bench-hydration: modules peer
 
 demo: modules
 	@$(PACKAGES) demo
-	@tests/demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(REGION),--region $(REGION)) $(if $(DELAY),--delay $(DELAY))
+	@tests/demo/host $(if $(IMAGE),--image "$(IMAGE)") $(if $(REGION),--region $(REGION)) $(if $(DELAY),--delay $(DELAY))
 
 shell: modules
 	@$(PACKAGES) vm
-	@tests/vm --disk 8M --interactive tests/harness/shell
+	@tests/vm/run --disk 8M --interactive tests/vm/guest-shell
 
 clean:
 	@+if kdir=$$(scripts/kernel-dir); then \
@@ -118,7 +118,7 @@ help:
 #:   make bench-hydration   measure hydration beside the kernel's own target, in about
 #:                   20 minutes: tables, and build/bench/hydration.json and .rst
 #:   make shell      a shell in a virtual machine where the module is loaded
-#:   tests/vm        runs any command there: see tests/vm --help
+#:   tests/vm/run        runs any command there: see tests/vm/run --help
 #:
 #: Variables:
 #:   KDIR=           another kernel's build directory

@@ -122,7 +122,7 @@ class Results:
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(parameters, file)
             status = subprocess.run(
-                [os.path.join(TESTS, "vm"), *machine, "--share", BUILD,
+                [os.path.join(TESTS, "vm", "run"), *machine, "--share", BUILD,
                  os.path.join(HERE, guest), path, self.path], check=False).returncode
         if self.exist():
             self._note(used)

@@ -305,7 +305,7 @@ int main(int argc, char **argv)
 	f.report = (struct text) { must_alloc(16384), 16384, 0 };
 	parse_options(argc, argv, &o, &f);
 	if (geteuid()) {
-		fprintf(stderr, "hostile: must be root; better: in tests/vm\n");
+		fprintf(stderr, "hostile: must be root; better: in tests/vm/run\n");
 		return 2;
 	}
 

@@ -184,6 +184,16 @@ class Clone:
     def mode(self):
         return self.status().mode
 
+    def expect(self, **expected):
+        """The status has these values, by the names of Status; returns it."""
+        status = self.status()
+        for name, value in expected.items():
+            found = getattr(status, name, None)
+            if found != value:
+                raise Failure(f"{name}: expected {value}, found {found}; "
+                              f"status: {status.text}")
+        return status
+
     def check(self):
         """The whole device reads as the model says."""
         self.model.check(self.block)

@@ -322,10 +322,6 @@ class Places:
         return new
 
 
-def has_module():
-    return os.path.isdir("/sys/module/dm_clone/holders")
-
-
 def module_file():
     """The module's file, as modprobe would load it."""
     done = subprocess.run(["modinfo", "-n", "dm_clone"], capture_output=True,

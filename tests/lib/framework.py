@@ -21,6 +21,7 @@ complains meanwhile. It is run again, a few times, only if it says by itself tha
 it has missed the situation it is about (lib/errors.py).
 """
 
+import ast
 import itertools
 import json
 import os
@@ -110,17 +111,35 @@ class Result:
         self.fatal = False              # nothing can run after this
 
 
-def _where(error):
+def _condition(filename, line):
+    """What the `if` asked that has line @line as its body: so it was not to be."""
+    with open(filename, encoding="utf-8") as f:
+        tree = ast.parse(f.read())
+    asked = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and any(statement.lineno == line for statement in node.body):
+            asked = ast.unparse(node.test)
+    return asked
+
+
+def _frame(error):
     """The line of the suite that an exception came from."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if "/suite/" in frame.filename:
-            return f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    return "?"
+        if "/suites/" in frame.filename:
+            return frame
+    return None
+
+
+def _where(error):
+    frame = _frame(error)
+    return f"{os.path.basename(frame.filename)}:{frame.lineno}" if frame else "?"
 
 
 def _describe(error):
     if isinstance(error, (Failure, Missed)):
-        return f"{_where(error)}: {error}"
+        frame = _frame(error)
+        asked = frame and _condition(frame.filename, frame.lineno)
+        return f"{_where(error)}: {error}" + (f"\nnot to be: {asked}" if asked else "")
     if isinstance(error, (OSError, AssertionError)):
         return f"{_where(error)}: {type(error).__name__}: {error}"
     return "".join(traceback.format_exception(error)).rstrip()

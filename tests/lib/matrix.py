@@ -26,7 +26,7 @@ import os
 import time
 
 from lib import disks
-from lib.blk import FORMER, SOURCE, ZERO, Block, Model
+from lib.blk import FORMER, SOURCE, ZERO, Model
 from lib.clone import Clone
 from lib.errors import Failure
 

@@ -51,8 +51,7 @@ def _(t, region, place):
     with t.trace(clone.source, clone.dest) as trace:
         clone.put(first, nr)
     expect_halves(clone, trace, range(region, 2 * region), range(first, first + nr))
-    if clone.status().hydrated != 1:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=1)
     clone.check()
     clone.reactivate()
     clone.check()
@@ -74,8 +73,7 @@ def _(t):
     with t.trace(clone.source, clone.dest) as trace:
         clone.put(100, 1000)
     expect_halves(clone, trace, range(0, 1152), range(100, 1100))
-    if clone.status().hydrated != 9:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=9)
     clone.check()
 
 
@@ -160,14 +158,12 @@ def _(t, what):
     clone = t.idle_clone(region=128)
     what(clone)
     t.fails(lambda: clone.block.put(136, 16, 50), errno.EIO, what="a partial write")
-    if clone.status().hydrated or clone.status().hydrating:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=0, hydrating=0)
     clone.source.heal()
     clone.dest.heal()
     clone.check()
     clone.put(136, 16)
-    if clone.status().hydrated != 1:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=1)
     clone.check()
 
 

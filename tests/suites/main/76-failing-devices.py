@@ -324,14 +324,12 @@ def _(t):
     t.fails(clone.flush, errno.EIO, what="the flush")
     rig.heal()
     clone.flush()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     rig.meta.ail(**KINDS["nothing but errors"])
     clone.put(*PLACE)
     clone.flush()
     clone.check()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     t.within(PATIENT, clone.deactivate, "removal")
     rig.heal()
     clone.activate()
@@ -518,8 +516,7 @@ def _(t):
         clone.flush()
     clone.enable_hydration()
     clone.until_hydrated()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     clone.check()
     clone.deactivate()
     clone.check_left_behind()

@@ -59,8 +59,7 @@ def no_space(t, clone):
     t.fails(clone.flush, errno.ENOSPC, what="a flush")
     t.fails(lambda: clone.block.put(MIB + 16, 8, 21, fua=True), errno.ENOSPC, what="FUA")
     clone.model.maybe(MIB + 16, 8, 21)
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
 
 
 def goes_on(t, clone):
@@ -83,8 +82,7 @@ def _(t, how):
     no_space(t, clone)
     if how == "at resume":
         clone.device.suspend()
-        if clone.mode() != "rw":
-            raise Failure(clone.status().text)
+        clone.expect(mode="rw")
     commits = clone.stats()["commits"]
     pool.extend(PLENTY)
     if how == "at resume":

@@ -36,8 +36,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import kernel  # noqa: E402
 from complaints import ComplaintFilter  # noqa: E402
 
-HARNESS = os.path.dirname(os.path.abspath(__file__))
-PROJECT = os.path.dirname(os.path.dirname(HARNESS))
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROJECT = os.path.dirname(os.path.dirname(HERE))
 CACHE = os.path.join(PROJECT, "build", "vm")
 
 COMPLAINED, DIED, STALLED, TIME_UP, UNUSABLE = 120, 121, 122, 124, 125
@@ -79,7 +79,7 @@ def say(text):
 def parse_arguments(arguments):
     epilog = "Without a COMMAND it is an interactive shell. A single word is given to the shell."
     parser = argparse.ArgumentParser(
-        prog="tests/vm", description=__doc__, epilog=epilog,
+        prog="tests/vm/run", description=__doc__, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     env = os.environ.get
     add = parser.add_argument
@@ -174,7 +174,7 @@ def command_script(options):
 
 
 def config_script(options, modules):
-    """The variables of harness/init and harness/run."""
+    """The variables of guest-init and guest-run."""
     size = shutil.get_terminal_size()
     standard = os.path.realpath(f"/lib/modules/{os.path.basename(modules)}")
     shares = [os.path.realpath(share) for share in options.share]
@@ -199,8 +199,8 @@ def make_initramfs(path, options, modules):
         archive.directory(name)
     with open("/bin/busybox", "rb") as file:
         archive.file("bin/busybox", file.read())
-    for name, target in (("init", "init"), ("run", "vm/run")):
-        with open(os.path.join(HARNESS, name), "rb") as file:
+    for name, target in (("guest-init", "init"), ("guest-run", "vm/run")):
+        with open(os.path.join(HERE, name), "rb") as file:
             archive.file(target, file.read())
     archive.file("vm/config", config_script(options, modules).encode())
     archive.file("vm/command", command_script(options).encode())

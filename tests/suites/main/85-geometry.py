@@ -79,8 +79,7 @@ def _(t):
 def _(t, short):
     region, size = 128, 10 * 128 + short
     clone = t.idle_clone(region=region, size=size, kind="null")
-    if clone.status().regions != 11:
-        raise Failure(clone.status().text)
+    clone.expect(regions=11)
     clone.check()
     clone.put(10 * region, short)
     clone.random_io(ops=300, threads=4).run()
@@ -100,8 +99,7 @@ def _(t):
     region, size = 2048, 2 * 2048 + 9
     clone = t.idle_clone(region=region, size=size)
     clone.put(2 * region + 4, 2)
-    if clone.status().hydrated != 1:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=1)
     clone.check()
     clone.reactivate()
     clone.enable_hydration()
@@ -140,12 +138,10 @@ def _(t, size):
 @test("one region larger than the target")
 def _(t):
     clone = t.idle_clone(region=2097152, size=4 * MIB)
-    if clone.status().regions != 1:
-        raise Failure(clone.status().text)
+    clone.expect(regions=1)
     clone.put(100, 3)
     clone.check()
-    if not clone.status().done:
-        raise Failure(clone.status().text)
+    clone.expect(done=True)
     clone.reactivate()
     clone.check()
 

@@ -64,8 +64,7 @@ def readonly_reload(clone):
 def must_change_nothing(t, clone, read):
     """Reads are right, all else is refused, and time passes: nothing is written."""
     with t.trace(clone.meta, clone.dest) as trace:
-        if clone.mode() != "ro":
-            raise Failure(clone.status().text)
+        clone.expect(mode="ro")
         with Block(clone.path, readonly=True) as block:
             clone.model.check(block)
         t.fails(lambda: clone.message("skip 0 64"), errno.EROFS, what="skip")
@@ -144,8 +143,7 @@ def _(t, when):
     if trace.writes(clone.meta.number) or trace.writes(clone.dest.number):
         raise Failure(f"{trace.bios}")
     clone.reload()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     clone.put(1024, 13)
     clone.flush()
     clone.enable_hydration()

@@ -348,8 +348,7 @@ def _(t):
     clone.until_hydrated()
     clone.check()
     clone.reactivate()
-    if not clone.status().done:
-        raise Failure(clone.status().text)
+    clone.expect(done=True)
     clone.check()
 
 

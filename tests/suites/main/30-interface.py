@@ -71,8 +71,7 @@ def _(t, regions, region):
        not all(status.core.values()):
         raise Failure(status.text)
     clone.put(0, region)
-    if clone.status().hydrated != 1:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=1)
     clone.enable_hydration()
     status = clone.until_hydrated()
     if status.hydrated != regions or status.features:
@@ -95,8 +94,7 @@ def _(t):
     clone = t.idle_clone()
     clone.message("hydration_threshold 12")
     clone.message("hydration_batch_size 34")
-    if clone.status().core != {"hydration_threshold": 12, "hydration_batch_size": 34}:
-        raise Failure(clone.status().text)
+    clone.expect(core={"hydration_threshold": 12, "hydration_batch_size": 34})
     clone.source.hold()                     # so that hydration does not end
     clone.enable_hydration()
     if "no_hydration" in clone.status().features:

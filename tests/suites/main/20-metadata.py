@@ -261,8 +261,7 @@ def _(t):
         clone.put(8 * region, 8)
         if not region % 4:
             clone.flush()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     clone.reactivate()
     clone.check()
     clone.deactivate()
@@ -341,8 +340,7 @@ def _(t):
     clone.reactivate()
     clone.until_hydrated()
     clone.reactivate()
-    if not clone.status().done:
-        raise Failure(clone.status().text)
+    clone.expect(done=True)
     clone.check()
     clone.deactivate()
     bitmap = clone.check_left_behind()
@@ -379,8 +377,7 @@ def _(t):
             clone.flush()
     clone.reactivate()
     clone.check()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
 
 
 @test("a metadata device that has grown is used in its new size after the next activation",
@@ -399,8 +396,7 @@ def _(t):
         clone.activate()
         clone.put(8 * t.rng.randrange(clone.regions), 8)
         clone.flush()
-        if clone.status().total != sectors // 8:
-            raise Failure(clone.status().text)
+        clone.expect(total=sectors // 8)
         clone.put(8 * t.rng.randrange(clone.regions), 8)
         clone.reactivate()
         clone.check()

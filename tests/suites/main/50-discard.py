@@ -50,8 +50,7 @@ def _(t, kind):
         clone.discard(0, 20 * 128)
         clone.flush()
     no_copy(clone, trace)
-    if clone.status().hydrated != 20:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=20)
     clone.model.set(0, 20 * 128, ZERO)
     clone.check()
 
@@ -66,8 +65,7 @@ def _(t, kind):
     clone.discard(20 * region - 8, 16)
     clone.discard(30 * region, region - 1)
     clone.check()
-    if clone.status().hydrated != 2:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=2)
 
 
 @all_kinds("a discard of the whole device hydrates it at once: {kind}")
@@ -165,8 +163,7 @@ def _(t):
     known = clone.check_left_behind()
     clone.meta.block.fill(0, 0, 8)
     clone.activate()
-    if clone.status().hydrated:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=0)
     for i in range(clone.regions):
         if known[i // 8] >> i % 8 & 1:
             clone.discard(i * region, region)

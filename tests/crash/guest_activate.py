@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Has the kernel activate states of the crash replay.
 
-    tests/vm --share DIR tests/crash/activate.py DIR
+    tests/vm/run --share DIR tests/crash/guest_activate.py DIR
 
 For each state in DIR (see export_state() in replay.c) metadata and destination
 are set up as a power cut left them, and a clone is made of them. All of it must
@@ -24,7 +24,7 @@ sys.path.insert(0, HERE)
 
 from lib import disks, dm, sweep  # noqa: E402
 from lib.blk import SOURCE, Block  # noqa: E402
-from record import load_modules, mapped  # noqa: E402
+from guest_record import load_modules, mapped  # noqa: E402
 from states import find, load_library  # noqa: E402
 
 HYDRATION_LIMIT = 240

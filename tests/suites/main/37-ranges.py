@@ -88,8 +88,7 @@ def _(t):
                     what=f"{word} {rest}")
     t.fails(lambda: clone.message("hydrate 0 8 8 8"), errno.EINVAL, what="two ranges")
     time.sleep(0.3)
-    if clone.status().hydrated:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=0)
     clone.check()
 
 
@@ -131,8 +130,7 @@ def _(t):
     until_idle(clone, 256)
     clone.check()
     clone.reactivate()
-    if clone.status().hydrated != 256:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=256)
     clone.check()
 
 
@@ -178,8 +176,7 @@ def _(t):
     t.until(lambda: clone.stats()["write_errors"], "the error")
     t.until(lambda: not clone.status().hydrating, "its end")
     clone.check()
-    if clone.status().hydrated:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=0)
     clone.dest.heal()
     clone.enable_hydration()
     clone.until_hydrated()
@@ -262,14 +259,12 @@ def _(t):
         clone.activate()
     except OSError:
         return                          # refused: as good
-    if clone.mode() != "ro":
-        raise Failure(clone.status().text)
+    clone.expect(mode="ro")
     t.fails(lambda: clone.block.put(0, 8, 33), errno.EIO, what="a write that hydrates")
     clone.meta.heal()
     clone.device.suspend()
     clone.device.resume()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     clone.put(0, 8)
     clone.check()
 

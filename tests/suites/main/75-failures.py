@@ -504,8 +504,7 @@ def _(t):
     clone.flush()
     clone.source.heal()
     clone.check()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
 
 
 @test("the source fails during hydration, and comes back: hydration ends well")
@@ -526,8 +525,7 @@ def _(t):
                 "errors of the source")
         if not clone.stats()["read_errors"]:
             t.midway(clone)
-    if clone.status().done or clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(done=False, mode="rw")
     clone.source.heal()
     clone.enable_hydration()
     clone.until_hydrated(60)
@@ -595,8 +593,7 @@ def _(t):
     clone.dest.fail()
     t.fails(lambda: clone.block.put(512, 8, 20), errno.EIO, what="an overwrite")
     t.fails(lambda: clone.block.put(1027, 2, 21), errno.EIO, what="a partial write")
-    if clone.status().hydrated:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=0)
     if clone.get(512) != [SOURCE] or clone.get(1024) != [SOURCE]:
         raise Failure("reads go to a destination that was not written")
     clone.dest.heal()
@@ -637,8 +634,7 @@ def _(t):
         time.sleep(1.5)
     else:
         t.until(lambda: clone.stats()["write_errors"], "errors of the destination")
-    if clone.status().done or clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(done=False, mode="rw")
     clone.dest.heal()
     clone.source.heal()
     clone.enable_hydration()
@@ -679,14 +675,12 @@ def _(t):
     t.fails(clone.flush, errno.EIO, what="a later flush")
     clone.device.suspend()
     clone.device.resume()
-    if clone.mode() != "ro":
-        raise Failure(clone.status().text)
+    clone.expect(mode="ro")
     clone.check()
     clone.deactivate()
     clone.model.maybe(512, 64, SOURCE)          # never made durable: lost, or not
     clone.activate()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     clone.check()
 
 

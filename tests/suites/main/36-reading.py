@@ -119,8 +119,7 @@ def _(t):
         halts.until_at(halts.READER_CLAIMED)
         clone.enable_hydration()            # all that is left is claimed
         time.sleep(0.3)
-        if clone.status().hydrated != 1:
-            raise Failure(clone.status().text)
+        clone.expect(hydrated=1)
         halts.at(0)
         read.wait()
         clone.until_hydrated()
@@ -408,5 +407,4 @@ def _(t, region, kind):
 def _(t):
     t.fails(lambda: t.clone(region=4096, features=READING), errno.EINVAL)
     clone = reading_clone(t, 2048)
-    if clone.status().features != READING:
-        raise Failure(clone.status().text)
+    clone.expect(features=READING)

@@ -168,8 +168,7 @@ def _(t):
         clone.put(256, 512)
     if trace.of(clone.source.number):
         raise Failure(f"the source was read: {trace.bios}")
-    if clone.status().hydrated != 5:
-        raise Failure(clone.status().text)
+    clone.expect(hydrated=5)
     with t.trace(clone.source) as trace:
         clone.put(128 + 64, 8)
     read = sum(b.nr for b in trace.of(clone.source.number, "R"))

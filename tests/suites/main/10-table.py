@@ -329,8 +329,7 @@ def _(t):
     for line in clone.line().replace("no_hydration", "no_such"), "", "x y z 8":
         t.fails(lambda line=line: clone.device.load([(0, clone.size, "clone", line)]))
     clone.check()
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
 
 
 @test("the target tells its device dependencies")

@@ -300,8 +300,7 @@ def _(t):
     clone, where = trimmed(t, dest)
     if pool.used > 64:                          # what mounting writes
         raise Failure(f"{pool.used} blocks of the pool are in use")
-    if clone.mode() != "rw":
-        raise Failure(clone.status().text)
+    clone.expect(mode="rw")
     with open(f"{where}/file", "wb") as f:
         f.write(bytes(1 << 20))
         os.fsync(f.fileno())

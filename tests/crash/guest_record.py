@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Records what clones under load do to their devices.
 
-    tests/vm --disk LOG --share DIR tests/crash/record.py --log /dev/vda DIR ...
+    tests/vm/run --disk LOG --share DIR tests/crash/guest_record.py --log /dev/vda DIR ...
 
 Runs as root in a virtual machine. Each scenario is a clone on a stack of its
 own, so that one log has everything that reaches metadata and destination:
