@@ -23,12 +23,15 @@
 #define DM_CLONE_WRITE	FMODE_WRITE
 #endif
 
-/* Block validators have become const; Kbuild looks at the header. */
-#ifdef DM_CLONE_CONST_VALIDATORS
-#define DM_CLONE_VALIDATOR const struct dm_block_validator
-#else
-#define DM_CLONE_VALIDATOR struct dm_block_validator
-#endif
+/* Block validators have become const: their own methods tell. */
+#define DM_CLONE_VALIDATOR						\
+	typeof(*__builtin_choose_expr(					\
+		__builtin_types_compatible_p(				\
+			typeof(((struct dm_block_validator *)NULL)->check), \
+			int (*)(struct dm_block_validator *,		\
+				struct dm_block *, size_t)),		\
+		(struct dm_block_validator *)NULL,			\
+		(const struct dm_block_validator *)NULL))
 
 /*
  * Polling has become a feature of the limits, which io_hints has a say in.  Before,
