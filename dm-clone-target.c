@@ -214,7 +214,7 @@ static struct clone *alloc_clone(struct dm_target *ti)
 	struct clone *clone = kzalloc(sizeof(*clone), GFP_KERNEL);
 
 	if (clone)
-		clone->nr_source_reads = alloc_percpu(u64);
+		clone->nr_source_reads = alloc_percpu(unsigned long);
 	if (!clone || !clone->nr_source_reads) {
 		ti->error = "Failed to allocate the clone";
 		kfree(clone);
@@ -375,17 +375,40 @@ static int clone_iterate_devices(struct dm_target *ti,
 	return fn(ti, clone->dest_dev, 0, ti->len, data);
 }
 
+/*
+ * The source is only read: of what stacking makes of both devices, take what
+ * matters to reads.  The rest (write-zeroes, atomic writes, zones) stays what the
+ * destination alone would have: kernels check that those limits agree with each
+ * other, and there come to be more of them.
+ */
 static void stack_source_limits(struct clone *clone, struct queue_limits *limits)
 {
 	struct block_device *source = clone->geo.source;
-	unsigned int write_zeroes = limits->max_write_zeroes_sectors;
+	struct queue_limits both = *limits;
 
-	if (blk_stack_limits(limits, &bdev_get_queue(source)->limits,
+	if (blk_stack_limits(&both, &bdev_get_queue(source)->limits,
 			     get_start_sect(source)) < 0)
 		DMWARN("%s: source is not aligned to the blocks of the destination",
 		       clone_name(clone));
 
-	limits->max_write_zeroes_sectors = write_zeroes;
+	limits->logical_block_size = both.logical_block_size;
+	limits->physical_block_size = both.physical_block_size;
+	limits->alignment_offset = both.alignment_offset;
+	limits->io_min = both.io_min;
+	limits->io_opt = both.io_opt;
+
+	limits->max_sectors = both.max_sectors;
+	limits->max_hw_sectors = both.max_hw_sectors;
+	limits->max_dev_sectors = both.max_dev_sectors;
+	limits->chunk_sectors = both.chunk_sectors;
+
+	limits->max_segments = both.max_segments;
+	limits->max_segment_size = both.max_segment_size;
+	limits->seg_boundary_mask = both.seg_boundary_mask;
+	limits->virt_boundary_mask = both.virt_boundary_mask;
+	limits->dma_alignment = both.dma_alignment;
+
+	dm_clone_take_flags(limits, &both);
 }
 
 static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)

@@ -50,6 +50,21 @@ static inline void dm_clone_disable_polling(struct request_queue *q,
 #endif
 }
 
+/*
+ * Features have become a part of the limits.  Those that stacking a device has
+ * taken away are gone; none are added, since dm-table sees to the destination's.
+ */
+static inline void dm_clone_take_flags(struct queue_limits *limits,
+				       const struct queue_limits *stacked)
+{
+#ifdef BLK_FLAG_MISALIGNED
+	limits->features &= stacked->features;
+	limits->flags |= stacked->flags & BLK_FLAG_MISALIGNED;
+#else
+	limits->misaligned = stacked->misaligned;
+#endif
+}
+
 /* Shrinkers have come to be allocated by their own. */
 typedef unsigned long (*dm_clone_shrink_fn)(struct shrinker *shrinker,
 					    struct shrink_control *sc);
