@@ -165,7 +165,7 @@ struct clone {
 	unsigned long core_args_given;	/* bit set: by table or message */
 
 	/* For stats. */
-	u64 __percpu *nr_source_reads;
+	unsigned long __percpu *nr_source_reads;
 	atomic64_t nr_overwritten;	/* sectors */
 	u64 nr_commits;			/* written under commit_lock */
 

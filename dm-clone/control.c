@@ -524,9 +524,9 @@ void dm_clone_status(struct dm_target *ti, status_type_t type,
  *---------------------------------------------------------------
  */
 
-static u64 nr_source_reads(struct clone *clone)
+static unsigned long nr_source_reads(struct clone *clone)
 {
-	u64 nr = 0;
+	unsigned long nr = 0;
 	int cpu;
 
 	for_each_possible_cpu(cpu)
@@ -579,7 +579,7 @@ static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 	       stats.average_rate / 2, seconds);
 	DMEMIT(" memory_kib=%lu",
 	       (stats.memory + dm_clone_reader_memory(clone->reader)) >> 10);
-	DMEMIT(" regions_in_flight=%lu source_reads=%llu commits=%llu",
+	DMEMIT(" regions_in_flight=%lu source_reads=%lu commits=%llu",
 	       dm_clone_hydration_in_flight(clone->hydration), nr_source_reads(clone),
 	       READ_ONCE(clone->nr_commits));
 }

@@ -88,7 +88,7 @@
 #define PACE_GAIN_PART	4
 
 /* User I/O that comes back within this time, in ns, goes on as it was. */
-#define FORGET_AFTER	(5 * NSEC_PER_SEC)
+#define FORGET_AFTER	(5ULL * NSEC_PER_SEC)
 
 /* When the pace has doubled this often it is taken for no limit at all. */
 #define MAX_IDLE_LOOKS	16
@@ -111,10 +111,17 @@
 #define MAX_PACE	BIT_ULL(32)
 #define MAX_LATENCY	(10ULL * NSEC_PER_SEC)
 
+/*
+ * Longs, which no CPU reads torn while another one counts, not even on 32 bits.
+ * There they wrap around: only differences are used, and latency is counted in
+ * units of 1024 ns, so that 4398 seconds of it fit between two looks.
+ */
+#define LATENCY_SHIFT	10
+
 struct user_io {
-	u64 started;
-	u64 ended;
-	u64 latency;		/* of all that have ended */
+	unsigned long started;
+	unsigned long ended;
+	unsigned long latency;	/* of all that have ended */
 };
 
 struct dm_clone_pacer {
@@ -177,7 +184,7 @@ u64 dm_clone_pacer_user_start(struct dm_clone_pacer *pacer)
 void dm_clone_pacer_user_end(struct dm_clone_pacer *pacer, u64 start)
 {
 	this_cpu_inc(pacer->user->ended);
-	this_cpu_add(pacer->user->latency, ktime_get_ns() - start);
+	this_cpu_add(pacer->user->latency, (ktime_get_ns() - start) >> LATENCY_SHIFT);
 }
 
 /* Not a snapshot: it need not be one. */
@@ -294,7 +301,9 @@ static void __look_at_user_io(struct dm_clone_pacer *pacer, u64 now)
 	    (nr_ended < MIN_SAMPLES && now - pacer->adapted < MAX_ADAPT_PERIOD))
 		return;
 
-	__adapt_pace(pacer, div64_u64(io.latency - pacer->before.latency, nr_ended));
+	__adapt_pace(pacer,
+		     div64_u64((u64)(io.latency - pacer->before.latency)
+			       << LATENCY_SHIFT, nr_ended));
 	pacer->adapted = now;
 	pacer->before = io;
 }
