@@ -8,6 +8,7 @@ emulated machine, so the one inside a bzImage is unpacked here, once.
 import lzma
 import os
 import re
+import shutil
 import struct
 import subprocess
 import zlib
@@ -59,6 +60,10 @@ def _decompress(payload):
         return lzma.LZMADecompressor().decompress(payload)
     if payload.startswith(b"\x1f\x8b"):
         return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(payload)
+    if payload.startswith(b"\x28\xb5\x2f\xfd") and shutil.which("zstd"):
+        # The kernel's build appends four bytes: the size.
+        return subprocess.run(["zstd", "-dcq"], input=payload[:-4],
+                              capture_output=True, check=True).stdout
     return None
 
 
