@@ -14,7 +14,7 @@ _COMPLAINT = re.compile(
       | INFO:\ (?:rcu_\S+\ self-detected)
       | general\ protection\ fault | stack\ segment: | divide\ error: | invalid\ opcode:
       | double\ fault: | traps:\ .*\ trap\ | Unable\ to\ handle | unable\ to\ handle
-      | KASAN: | UBSAN: | KCSAN: | KFENCE: | kmemleak:\ \d+\ new\ suspected
+      | KASAN: | UBSAN: | KCSAN: | KFENCE:
       | refcount_t: | list_add\ corruption | list_del\ corruption | ODEBUG:
       | DEBUG_LOCKS_WARN_ON | Slab\ .*\ (?:corrupt|overwritten)
       | .*page\ allocation\ failure:

@@ -203,6 +203,32 @@ def _(t):
     clone.check()
 
 
+@test("a table loaded while another with the same metadata by another path is being resumed "
+      "is not resumed after it", ours="it takes no notice")
+def _(t):
+    clone = t.idle_clone(active=False)
+    alias = t.mapped([(0, clone.meta.sectors, "linear", f"{clone.meta.number} 0")])
+    other = clone.line().replace(clone.meta.number, alias.number, 1)
+    held = t.disk(clone.size, fill=0)
+    clone.device = dm.Device(clone.name)
+    clone.device.load([(0, clone.size, "linear", f"{held.number} 0")])
+    clone.device.resume()
+    held.hold_range(0, 8)
+    read = t.background(lambda: clone.block.read(0, 8))
+    t.until(lambda: held.waiting, "a read that suspend waits for")
+    clone.device.load(clone.table())
+    resumed = t.background(clone.device.resume)
+    t.until(lambda: "dm_suspend" in resumed.stack, "the suspend before the swap")
+    clone.device.load([(0, clone.size, "clone", other)])
+    held.heal()
+    read.wait()
+    resumed.wait()
+    clone.put(0, 8)
+    t.fails(clone.device.resume, errno.EBUSY, what="the resume of the table with the alias")
+    clone.reactivate()
+    clone.check()
+
+
 @test("a reload with another region size or target size is refused")
 def _(t):
     clone = t.idle_clone(region=8)
