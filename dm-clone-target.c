@@ -331,8 +331,14 @@ static void clone_postsuspend(struct dm_target *ti)
 static int clone_preresume(struct dm_target *ti)
 {
 	struct clone *clone = ti->private;
+	int r = dm_clone_store_set_live(ti, clone->store);
 
-	dm_clone_store_set_live(clone->store);
+	if (r) {
+		DMERR("%s: another metadata device has been in use since the table was loaded",
+		      clone_name(clone));
+		return r;
+	}
+
 	dm_clone_commit_resume(clone);
 
 	return 0;

@@ -104,6 +104,7 @@ struct clone_store {
 	struct block_device *bdev;
 	struct dm_table *table;		/* the last that has got it; stores_lock */
 	bool live;			/* a table with it was resumed; stores_lock */
+	bool stale;			/* another has become live since; stores_lock */
 	bool busy;			/* being opened or closed; stores_lock */
 
 	struct dm_clone_metadata *cmd;
@@ -318,8 +319,11 @@ struct clone_store *dm_clone_get_store(struct dm_target *ti, sector_t region_siz
 /* Closes the metadata if nobody else uses it.  Sleeps. */
 void dm_clone_put_store(struct dm_target *ti, struct clone_store *store);
 
-/* The table has been resumed: from now on its metadata cannot be replaced. */
-void dm_clone_store_set_live(struct clone_store *store);
+/*
+ * The table of @ti is resumed: from now on its metadata cannot be replaced.  -EBUSY if
+ * another table of the device, with other metadata, has been live since it was loaded.
+ */
+int dm_clone_store_set_live(struct dm_target *ti, struct clone_store *store);
 
 /*
  *---------------------------------------------------------------

@@ -218,9 +218,36 @@ void dm_clone_put_store(struct dm_target *ti, struct clone_store *store)
 	}
 }
 
-void dm_clone_store_set_live(struct clone_store *store)
+/*
+ * A table may have been loaded with another store after this one's had been taken to
+ * be resumed, and before it was live: __replaces_live_store() found nothing then.
+ * What that store has read of the disk, which may be the same, is about to be
+ * outdated.  Of a store that is being closed @md may be gone and another one be in
+ * its place: to call that stale does no harm, as nobody can start using it.
+ */
+static void __outdate_others(struct dm_target *ti, struct clone_store *store)
 {
+	struct clone_store *other;
+
+	lockdep_assert_held(&stores_lock);
+
+	list_for_each_entry(other, &stores, list)
+		if (other != store && other->table != ti->table && other->md == store->md)
+			other->stale = true;
+}
+
+int dm_clone_store_set_live(struct dm_target *ti, struct clone_store *store)
+{
+	int r = 0;
+
 	spin_lock_irq(&stores_lock);
-	store->live = true;
+	if (store->stale) {
+		r = -EBUSY;
+	} else {
+		store->live = true;
+		__outdate_others(ti, store);
+	}
 	spin_unlock_irq(&stores_lock);
+
+	return r;
 }
