@@ -98,12 +98,12 @@ struct dm_clone_metadata {
 	unsigned long *fresh;
 };
 
-u64 dm_clone_get_free_metadata_block_count(struct dm_clone_metadata *cmd)
+u64 dm_clone_metadata_nr_free_blocks(struct dm_clone_metadata *cmd)
 {
 	return READ_ONCE(cmd->nr_free_metadata_blocks);
 }
 
-u64 dm_clone_get_metadata_dev_size(struct dm_clone_metadata *cmd)
+u64 dm_clone_metadata_nr_blocks(struct dm_clone_metadata *cmd)
 {
 	return READ_ONCE(cmd->nr_metadata_blocks);
 }
@@ -483,7 +483,7 @@ static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn
 		return r;
 
 	*error = "Metadata is damaged";
-	r = dm_clone_check_metadata(cmd->bm, metadata_blocks_of(cmd->bdev),
+	r = dm_clone_metadata_check(cmd->bm, metadata_blocks_of(cmd->bdev),
 				    sb->metadata_space_map_root,
 				    le64_to_cpu(sb->bitset_root), cmd->nr_words,
 				    fn, cmd->map, &nr_leaked);
@@ -890,7 +890,7 @@ void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd)
 	up_write(&cmd->lock);
 }
 
-void dm_clone_release_bitmap(struct dm_clone_metadata *cmd)
+void dm_clone_metadata_release_bitmap(struct dm_clone_metadata *cmd)
 {
 	down_write(&cmd->lock);
 	if (!cmd->in_doubt)

@@ -145,10 +145,10 @@ void dm_clone_metadata_set_read_write(struct dm_clone_metadata *cmd);
  * Free the bitmaps: of a clone that is hydrated, committed and settled they say
  * nothing any more.  Does nothing in any other state.
  */
-void dm_clone_release_bitmap(struct dm_clone_metadata *cmd);
+void dm_clone_metadata_release_bitmap(struct dm_clone_metadata *cmd);
 
 /* Counts of metadata blocks, as of the last commit. */
-u64 dm_clone_get_free_metadata_block_count(struct dm_clone_metadata *cmd);
-u64 dm_clone_get_metadata_dev_size(struct dm_clone_metadata *cmd);
+u64 dm_clone_metadata_nr_free_blocks(struct dm_clone_metadata *cmd);
+u64 dm_clone_metadata_nr_blocks(struct dm_clone_metadata *cmd);
 
 #endif /* DM_CLONE_METADATA_H */

@@ -8,7 +8,7 @@
  * All clones share one bound for it.  A user of buffers may hold as much as would then
  * be left for all others.  So one that is alone may take half of the bound, n of them
  * end up with a part in n + 1 each, as buffers come and go; and one that gives nothing
- * back, since its device hangs, leaves half to the rest.  Who gets none is expected to
+ * back, since its device hangs, leaves half to the rest.  Whoever gets none is expected to
  * have what it needs to go on without.
  */
 #ifndef DM_CLONE_BUFFER_H

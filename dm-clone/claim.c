@@ -15,8 +15,8 @@ void dm_clone_claims_init(struct dm_clone_claims *claims)
 
 /*
  * The first claim that reaches beyond @begin: the only one that can hold
- * @begin, and else the next one behind it.  Since claims are disjoint, those
- * sorted by their begin are sorted by their end too.
+ * @begin, and else the next one after it.  Since claims are disjoint, those
+ * sorted by their beginning are sorted by their end as well.
  */
 static struct dm_clone_claim *__first_beyond(struct dm_clone_claims *claims,
 					     unsigned long begin)

@@ -5,24 +5,24 @@
  * Claims: who may change which regions.
  *
  * Picture a land registry.  Before anybody turns an unhydrated region into a
- * hydrated one, by copying it, by overwriting it, or by zeroing it, he enters
- * a claim to the range [begin, end).  Claims never overlap.  Who comes second
- * leaves his bio with the claim in his way, and gets it back when that claim
+ * hydrated one, by copying it, by overwriting it, or by zeroing it, they enter
+ * a claim to the range [begin, end).  Claims never overlap.  Whoever comes second
+ * leaves a bio with the claim in the way, and gets it back when that claim
  * is released, to look at the regions again: they are hydrated by then, or
  * the first owner has failed and they are to be had.
  *
  * The rules that make this safe:
  *
- *  - Whoever holds a claim looks at the hydrated bits again before he acts on
+ *  - Whoever holds a claim looks at the hydrated bits again before acting on
  *    them.  Between a look without a claim and the claim, another owner may
  *    have come and gone.
  *  - The hydrated bits are set before the claim is released, and after the
  *    last write of the owner to these regions has ended.
- *  - Nobody waits for a claim while he holds one.  So there is no cycle, and
+ *  - Nobody waits for a claim while holding one.  So there is no cycle, and
  *    no order of claims to keep.
  *
  * I/O to hydrated regions does not come here at all, nor do reads, unless they are
- * to hydrate what they read: see read.h.
+ * to hydrate what they read: see reader.h.
  *
  * The memory of a claim belongs to its owner (a bio's per-bio data, or a
  * batch of the background copy): nothing is allocated here, and nothing here
@@ -81,7 +81,7 @@ unsigned long dm_clone_claim_free_part(struct dm_clone_claims *claims,
 				       unsigned long *taken_until);
 
 /*
- * Leave @bio with the claim that holds @region, as above, if there's one.  Returns
+ * Leave @bio with the claim that holds @region, if there's one.  Returns
  * false if there's none, or it is a lengthy one.
  */
 bool dm_clone_claim_wait(struct dm_clone_claims *claims, unsigned long region,

@@ -32,7 +32,7 @@
  *	stores_lock		spinlock: the list of open metadata
  *	clone->lock		spinlock, irqs off: lists of bios, commit state
  *	hydration lock		spinlock, irqs off: in hydration.c
- *	reader lock		spinlock, irqs off: in read.c
+ *	reader lock		spinlock, irqs off: in reader.c
  *	copier lock		spinlock, irqs off: in copier.c
  *	  pacer lock		spinlock, irqs off: in pacer.c
  *	cache lock		spinlock, irqs off: in buffer.c
@@ -82,7 +82,7 @@
 #include "claim.h"
 #include "compat.h"
 #include "hydration.h"
-#include "read.h"
+#include "reader.h"
 #include "region-map.h"
 #include "../dm-clone-metadata.h"
 
@@ -160,7 +160,7 @@ struct clone {
 	struct dm_dev *source_dev;
 
 	sector_t region_size;		/* in sectors */
-	char *table_args;		/* behind the region size, as they were given */
+	char *table_args;		/* after the region size, as they were given */
 	unsigned long features;		/* bit set: asked for in the table */
 	unsigned int core_args[NR_CORE_ARGS];
 	unsigned long core_args_given;	/* bit set: by table or message */
@@ -200,7 +200,7 @@ struct clone {
 /* Per-bio data.  Not set up for bios that are just remapped, nor for flushes. */
 struct clone_io {
 	struct clone *clone;
-	struct dm_clone_copy copy;	/* has the claim */
+	struct dm_clone_fill fill;	/* has the claim */
 	bio_end_io_t *end_io;		/* device-mapper's own */
 	u64 start;			/* if watched */
 	unsigned int flags;
@@ -212,9 +212,9 @@ static inline struct clone_io *bio_to_io(struct bio *bio)
 	return dm_per_bio_data(bio, sizeof(struct clone_io));
 }
 
-static inline struct bio *copy_to_bio(struct dm_clone_copy *copy)
+static inline struct bio *fill_to_bio(struct dm_clone_fill *fill)
 {
-	return dm_bio_from_per_bio_data(container_of(copy, struct clone_io, copy),
+	return dm_bio_from_per_bio_data(container_of(fill, struct clone_io, fill),
 					sizeof(struct clone_io));
 }
 

@@ -280,7 +280,7 @@ static void check_finished(struct clone *clone)
 	if (clone->finished || !can_just_remap(clone))
 		return;
 
-	dm_clone_release_bitmap(clone->cmd);
+	dm_clone_metadata_release_bitmap(clone->cmd);
 	dm_clone_hydration_shrink(clone->hydration);
 	WRITE_ONCE(clone->finished, true);
 	DMINFO("%s: hydration is complete", clone_name(clone));
@@ -541,7 +541,7 @@ void dm_clone_commit_resume(struct clone *clone)
 
 	/* If it could not be settled then it isn't finished. */
 	if (can_just_remap(clone)) {
-		dm_clone_release_bitmap(clone->cmd);
+		dm_clone_metadata_release_bitmap(clone->cmd);
 		WRITE_ONCE(clone->finished, true);
 	}
 

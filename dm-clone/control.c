@@ -470,7 +470,7 @@ static unsigned int emit_core_args(struct clone *clone, char *result,
  */
 static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
 {
-	u64 total = dm_clone_get_metadata_dev_size(clone->cmd);
+	u64 total = dm_clone_metadata_nr_blocks(clone->cmd);
 	enum clone_mode mode = get_mode(clone);
 	unsigned int sz = 0;
 
@@ -480,7 +480,7 @@ static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
 	}
 
 	DMEMIT("%u %llu/%llu %llu %lu/%lu %lu", DM_CLONE_METADATA_BLOCK_SECTORS,
-	       total - dm_clone_get_free_metadata_block_count(clone->cmd), total,
+	       total - dm_clone_metadata_nr_free_blocks(clone->cmd), total,
 	       (unsigned long long)clone->region_size,
 	       dm_clone_nr_of_hydrated_regions(clone->map), clone->geo.nr_regions,
 	       dm_clone_hydration_in_flight(clone->hydration));

@@ -9,11 +9,12 @@
  *	waiting in its job, for a buffer, and for the pacer
  *	  |	do_read()
  *	reading
- *	  |	read_endio()
+ *	  |	slice_read_endio()
  *	in to_write
- *	  |	do_write(): a run of data, or of zeroes
+ *	  |	do_write_slices(): a run of data, or of zeroes
  *	writing, or being zeroed
- *	  |	write_endio(), zeroed(): to_write again, unless that was the last run
+ *	  |	slice_write_endio(), slice_zeroed(): to_write again, unless that was
+ *	  |	the last run
  *	done: the buffer is free, and its job too if this was the last slice
  *
  * Each class has a work that reads and one that writes: to submit a bio may sleep.
@@ -34,11 +35,11 @@
 #include "zero.h"
 
 /* The largest slice, and the one that is always possible, in sectors: 1 MiB, 64 KiB. */
-#define MAX_SLICE	DM_CLONE_MAX_PIECE
-#define RESERVED_SLICE	DM_CLONE_MIN_PIECE
+#define MAX_SLICE	DM_CLONE_MAX_PORTION
+#define RESERVED_SLICE	DM_CLONE_MIN_PORTION
 
 /* Background jobs that may wait to be started, in sectors: enough to go on with. */
-#define MAX_BACKLOG	DM_CLONE_MIN_PIECE
+#define MAX_BACKLOG	DM_CLONE_MIN_PORTION
 
 /* A class of jobs. */
 struct pool {
@@ -207,7 +208,7 @@ static void put_job(struct dm_clone_copier *copier, struct dm_clone_job *job)
 }
 
 /* The first slice that fails is the last one that is started. */
-static void note_error(struct dm_clone_copier *copier, struct slice *s)
+static void note_slice_error(struct dm_clone_copier *copier, struct slice *s)
 {
 	struct dm_clone_job *job = s->job;
 	unsigned long flags;
@@ -227,7 +228,7 @@ static void end_slice(struct slice *s)
 	struct dm_clone_job *job = s->job;
 
 	if (s->bio.bi_status)
-		note_error(copier, s);
+		note_slice_error(copier, s);
 	if (s->pool->paced)
 		dm_clone_pacer_end(copier->pacer, s->nr_sectors, s->started,
 				   !s->bio.bi_status);
@@ -259,12 +260,12 @@ static void end_write(struct slice *s)
 		queue_write(s);
 }
 
-static void write_endio(struct bio *bio)
+static void slice_write_endio(struct bio *bio)
 {
 	end_write(container_of(bio, struct slice, bio));
 }
 
-static void zeroed(struct dm_clone_zero_job *job)
+static void slice_zeroed(struct dm_clone_zero_job *job)
 {
 	struct slice *s = container_of(job, struct slice, zero);
 
@@ -274,7 +275,7 @@ static void zeroed(struct dm_clone_zero_job *job)
 	end_write(s);
 }
 
-static void read_endio(struct bio *bio)
+static void slice_read_endio(struct bio *bio)
 {
 	struct slice *s = container_of(bio, struct slice, bio);
 
@@ -324,7 +325,7 @@ static struct slice *__next_to_write(struct pool *pool)
 }
 
 /* The block layer may hold the worker up for what is written in the background. */
-static struct slice *pop_to_write(struct dm_clone_copier *copier, struct pool *pool)
+static struct slice *pop_slice(struct dm_clone_copier *copier, struct pool *pool)
 {
 	struct slice *s;
 
@@ -347,8 +348,8 @@ static void zero_run(struct dm_clone_copier *copier, struct slice *s,
 	s->zero.should_stop = NULL;
 	s->zero.buffer = s->buffer;
 	s->zero.buffer_sector = s->sector;
-	s->zero.done = zeroed;
-	dm_clone_zero(copier->zeroer, &s->zero);
+	s->zero.done = slice_zeroed;
+	dm_clone_zeroer_zero(copier->zeroer, &s->zero);
 }
 
 /*
@@ -366,7 +367,7 @@ static void write_run(struct dm_clone_copier *copier, struct slice *s)
 	s->nr_written += nr;
 	if (!zero) {
 		s->job->outcome.wrote = true;
-		submit_slice(s, copier->dest, REQ_OP_WRITE, offset, nr, write_endio);
+		submit_slice(s, copier->dest, REQ_OP_WRITE, offset, nr, slice_write_endio);
 		return;
 	}
 
@@ -379,7 +380,7 @@ static void write_run(struct dm_clone_copier *copier, struct slice *s)
 	}
 }
 
-static void do_write(struct work_struct *work)
+static void do_write_slices(struct work_struct *work)
 {
 	struct pool *pool = container_of(work, struct pool, write_work);
 	struct dm_clone_copier *copier = pool->copier;
@@ -387,7 +388,7 @@ static void do_write(struct work_struct *work)
 	struct slice *s;
 
 	blk_start_plug(&plug);
-	while ((s = pop_to_write(copier, pool)))
+	while ((s = pop_slice(copier, pool)))
 		write_run(copier, s);
 	blk_finish_plug(&plug);
 }
@@ -469,7 +470,7 @@ static enum next next_step(struct pool *pool, struct dm_clone_job **job,
 	}
 
 	*nr_sectors = min_t(sector_t, __room(pool, *awaited),
-			    dm_clone_span_piece(&(*job)->left));
+			    dm_clone_span_contiguous(&(*job)->left));
 	if (*nr_sectors)
 		next = NEXT_SLICE;
 out:
@@ -494,7 +495,7 @@ static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
 	s->nr_written = 0;
 	dm_clone_span_advance(&job->left, s->nr_sectors);
 	if (pool->paced) {
-		s->started = dm_clone_pacer_start(copier->pacer, s->nr_sectors, !awaited);
+		s->started = dm_clone_pacer_begin(copier->pacer, s->nr_sectors, !awaited);
 		__reduce_backlog(copier, s->nr_sectors);
 	}
 
@@ -512,7 +513,7 @@ static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
 /*
  * What cannot be started now will be later.  If it's for want of memory then the
  * reserve is in use, and the end of that slice, or of another, will run the work.  If
- * it's the pacer, then either the end of a piece changes its mind, of a slice or of
+ * it's the pacer, then either the end of a portion changes its mind, of a slice or of
  * zeroing, of which we hear by dm_clone_copier_hurry(); or the work has been queued
  * for when it's time.
  *
@@ -539,7 +540,7 @@ static void start_slices(struct pool *pool)
 				return;
 			set_slice(s, job, awaited);
 			submit_slice(s, copier->source, REQ_OP_READ, 0, s->nr_sectors,
-				     read_endio);
+				     slice_read_endio);
 			break;
 		}
 	}
@@ -664,7 +665,7 @@ static int init_pool(struct dm_clone_copier *copier, enum dm_clone_copier_class 
 	pool->copier = copier;
 	pool->paced = class == DM_CLONE_BACKGROUND;
 	INIT_DELAYED_WORK(&pool->read_work, do_read);
-	INIT_WORK(&pool->write_work, do_write);
+	INIT_WORK(&pool->write_work, do_write_slices);
 	INIT_LIST_HEAD(&pool->jobs);
 	INIT_LIST_HEAD(&pool->to_write);
 

@@ -55,7 +55,7 @@ struct dm_clone_span {
 };
 
 /* How many sectors there are from the beginning of @s to its hole, or to its end. */
-static inline sector_t dm_clone_span_piece(const struct dm_clone_span *s)
+static inline sector_t dm_clone_span_contiguous(const struct dm_clone_span *s)
 {
 	return (s->begin < s->hole_begin ? s->hole_begin : s->end) - s->begin;
 }

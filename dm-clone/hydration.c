@@ -123,7 +123,7 @@ struct dm_clone_hydration {
 	struct dm_clone_marks marks;
 	struct delayed_work zero_work;
 	struct dm_clone_claim zero_claim;
-	struct dm_clone_copy zero_copy;
+	struct dm_clone_fill zero_fill;
 	unsigned long zero_started;	/* in jiffies */
 
 	spinlock_t lock;		/* protects the rest */
@@ -157,7 +157,7 @@ struct dm_clone_hydration {
 
 /* A copy in the background. */
 struct batch {
-	struct dm_clone_copy copy;	/* of the whole, or of one region of it */
+	struct dm_clone_fill fill;	/* of the whole, or of one region of it */
 	struct dm_clone_claim claim;	/* of the whole */
 	unsigned long started;		/* in jiffies */
 	unsigned long next;		/* region by region: the next one */
@@ -262,10 +262,10 @@ static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_mea
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
-/* Of the regions of @claim so many @sectors come from us. */
-static void end(struct dm_clone_hydration *h, const struct dm_clone_claim *claim,
-		u64 sectors, enum dm_clone_means means,
-		const struct dm_clone_outcome *outcome)
+/* Of the regions of @claim this many @sectors come from us. */
+static void end_claimed(struct dm_clone_hydration *h, const struct dm_clone_claim *claim,
+			u64 sectors, enum dm_clone_means means,
+			const struct dm_clone_outcome *outcome)
 {
 	unsigned long nr = claim->end - claim->begin;
 
@@ -284,35 +284,35 @@ void dm_clone_hydration_end(struct dm_clone_hydration *h,
 			    enum dm_clone_means means,
 			    const struct dm_clone_outcome *outcome)
 {
-	end(h, claim, nr_sectors(h, claim), means, outcome);
+	end_claimed(h, claim, nr_sectors(h, claim), means, outcome);
 }
 
-static void start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-		  dm_clone_copied_fn done)
+static void begin_fill(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
+		       dm_clone_filled_fn done)
 {
-	copy->hydration = h;
-	copy->done = done;
-	dm_clone_hydration_begin(h, &copy->claim);
+	fill->hydration = h;
+	fill->done = done;
+	dm_clone_hydration_begin(h, &fill->claim);
 }
 
 static void copied(struct dm_clone_job *job)
 {
-	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, job);
+	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, job);
 
-	dm_clone_hydration_end(copy->hydration, &copy->claim, DM_CLONE_BY_COPY,
+	dm_clone_hydration_end(fill->hydration, &fill->claim, DM_CLONE_BY_COPY,
 			       &job->outcome);
-	copy->done(copy, job->outcome.status);
+	fill->done(fill, job->outcome.status);
 }
 
-static void copied_rest(struct dm_clone_job *job)
+static void rest_copied(struct dm_clone_job *job)
 {
-	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, job);
+	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, job);
 
-	copy->done(copy, job->outcome.status);
+	fill->done(fill, job->outcome.status);
 }
 
-static struct dm_clone_span span(struct dm_clone_hydration *h,
-				 const struct dm_clone_claim *claim)
+static struct dm_clone_span claim_span(struct dm_clone_hydration *h,
+				       const struct dm_clone_claim *claim)
 {
 	sector_t end = dm_clone_range_end(h->geo, claim->end);
 
@@ -324,53 +324,55 @@ static struct dm_clone_span span(struct dm_clone_hydration *h,
 	};
 }
 
-static void zero_span(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
+static void zero_span(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
 		      const struct dm_clone_span *span, bool discard,
 		      dm_clone_stop_fn should_stop, dm_clone_zeroed_fn done)
 {
-	copy->zero.left = *span;
-	copy->zero.discard = discard;
-	copy->zero.should_stop = should_stop;
-	copy->zero.done = done;
-	copy->zero.buffer = NULL;
-	dm_clone_zero(h->zeroer, &copy->zero);
+	fill->zero.left = *span;
+	fill->zero.discard = discard;
+	fill->zero.should_stop = should_stop;
+	fill->zero.done = done;
+	fill->zero.buffer = NULL;
+	dm_clone_zeroer_zero(h->zeroer, &fill->zero);
 }
 
-static void zeroed_rest(struct dm_clone_zero_job *job)
+static void rest_zeroed(struct dm_clone_zero_job *job)
 {
-	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, zero);
+	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, zero);
 
-	copy->done(copy, job->outcome.status);
+	fill->done(fill, job->outcome.status);
 }
 
-void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-			      sector_t sector, sector_t nr, dm_clone_copied_fn done)
+void dm_clone_hydration_rest_begin(struct dm_clone_hydration *h,
+				   struct dm_clone_fill *fill, sector_t sector,
+				   sector_t nr, dm_clone_filled_fn done)
 {
-	struct dm_clone_span rest = span(h, &copy->claim);
+	struct dm_clone_span rest = claim_span(h, &fill->claim);
 
 	rest.hole_begin = sector;
 	rest.hole_end = sector + nr;
-	copy->written = sector;
-	copy->nr_written = nr;
-	start(h, copy, done);
+	fill->written = sector;
+	fill->nr_written = nr;
+	begin_fill(h, fill, done);
 
-	if (!dm_clone_hydration_is_to_zero(h, copy->claim.begin, copy->claim.end)) {
-		copy->means = DM_CLONE_BY_COPY;
-		dm_clone_copier_copy(h->copier, &copy->job, DM_CLONE_URGENT, &rest,
-				     copied_rest);
+	if (!dm_clone_hydration_is_to_zero(h, fill->claim.begin, fill->claim.end)) {
+		fill->means = DM_CLONE_BY_COPY;
+		dm_clone_copier_copy(h->copier, &fill->job, DM_CLONE_URGENT, &rest,
+				     rest_copied);
 	} else {
 		/* No discard: that might not be exact to the sector. */
-		copy->means = DM_CLONE_BY_ZEROING;
-		zero_span(h, copy, &rest, false, NULL, zeroed_rest);
+		fill->means = DM_CLONE_BY_ZEROING;
+		zero_span(h, fill, &rest, false, NULL, rest_zeroed);
 	}
 }
 
-blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written,
-				    bool refused)
+blk_status_t dm_clone_hydration_rest_end(struct dm_clone_fill *fill,
+					 blk_status_t written,
+					 bool refused)
 {
-	struct dm_clone_hydration *h = copy->hydration;
-	struct dm_clone_outcome outcome = copy->means == DM_CLONE_BY_COPY ?
-					  copy->job.outcome : copy->zero.outcome;
+	struct dm_clone_hydration *h = fill->hydration;
+	struct dm_clone_outcome outcome = fill->means == DM_CLONE_BY_COPY ?
+					  fill->job.outcome : fill->zero.outcome;
 
 	/*
 	 * What the copy has written is the source's.  It may be found there by a discard
@@ -379,49 +381,49 @@ blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t wri
 	 * spoilt by that.
 	 */
 	if (refused && !outcome.status) {
-		atomic_long_sub(copy->claim.end - copy->claim.begin, &h->nr_in_flight);
+		atomic_long_sub(fill->claim.end - fill->claim.begin, &h->nr_in_flight);
 		return written;
 	}
 
 	if (written && !outcome.status)
 		outcome = (struct dm_clone_outcome) {
 			.status = written,
-			.sector = copy->written,
+			.sector = fill->written,
 		};
 	outcome.wrote = true;
-	end(h, &copy->claim, nr_sectors(h, &copy->claim) - copy->nr_written,
-	    copy->means, &outcome);
+	end_claimed(h, &fill->claim, nr_sectors(h, &fill->claim) - fill->nr_written,
+		    fill->means, &outcome);
 
 	return outcome.status;
 }
 
 /* In the background. */
-static void copy_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-			 dm_clone_awaited_fn is_awaited, dm_clone_copied_fn done)
+static void copy_regions(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
+			 dm_clone_awaited_fn is_awaited, dm_clone_filled_fn done)
 {
-	const struct dm_clone_span all = span(h, &copy->claim);
+	const struct dm_clone_span all = claim_span(h, &fill->claim);
 
-	start(h, copy, done);
-	copy->job.awaited = is_awaited;
-	dm_clone_copier_copy(h->copier, &copy->job, DM_CLONE_BACKGROUND, &all, copied);
+	begin_fill(h, fill, done);
+	fill->job.awaited = is_awaited;
+	dm_clone_copier_copy(h->copier, &fill->job, DM_CLONE_BACKGROUND, &all, copied);
 }
 
-static void zeroed(struct dm_clone_zero_job *job)
+static void regions_zeroed(struct dm_clone_zero_job *job)
 {
-	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, zero);
+	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, zero);
 
-	dm_clone_hydration_end(copy->hydration, &copy->claim, copy->means, &job->outcome);
-	copy->done(copy, job->outcome.status);
+	dm_clone_hydration_end(fill->hydration, &fill->claim, fill->means, &job->outcome);
+	fill->done(fill, job->outcome.status);
 }
 
-void dm_clone_zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-			   bool discard, dm_clone_copied_fn done)
+void dm_clone_hydration_zero(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
+			     bool discard, dm_clone_filled_fn done)
 {
-	const struct dm_clone_span all = span(h, &copy->claim);
+	const struct dm_clone_span all = claim_span(h, &fill->claim);
 
-	start(h, copy, done);
-	copy->means = DM_CLONE_BY_ZEROING;
-	zero_span(h, copy, &all, discard, NULL, zeroed);
+	begin_fill(h, fill, done);
+	fill->means = DM_CLONE_BY_ZEROING;
+	zero_span(h, fill, &all, discard, NULL, regions_zeroed);
 }
 
 void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed)
@@ -493,7 +495,7 @@ unsigned int dm_clone_hydration_threshold(struct dm_clone_hydration *h)
 
 unsigned int dm_clone_hydration_batch_size(struct dm_clone_hydration *h)
 {
-	return limit(h, READ_ONCE(h->batch_size), DM_CLONE_MAX_PIECE);
+	return limit(h, READ_ONCE(h->batch_size), DM_CLONE_MAX_PORTION);
 }
 
 unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h)
@@ -510,8 +512,8 @@ unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h)
 /* Does a bio wait for the claim?  Just a hint: without the claims' lock. */
 static bool is_awaited(struct dm_clone_job *job)
 {
-	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, job);
-	struct batch *batch = container_of(copy, struct batch, copy);
+	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, job);
+	struct batch *batch = container_of(fill, struct batch, fill);
 
 	return READ_ONCE(batch->claim.waiters.head);
 }
@@ -548,7 +550,7 @@ static void __wake_if_idle(struct dm_clone_hydration *h)
 
 static void finish_batch(struct batch *batch)
 {
-	struct dm_clone_hydration *h = batch->copy.hydration;
+	struct dm_clone_hydration *h = batch->fill.hydration;
 	unsigned long nr = batch->claim.end - batch->claim.begin;
 	unsigned long flags;
 
@@ -657,7 +659,7 @@ static bool __goes_on(struct dm_clone_hydration *h, struct batch *batch)
 	 * region may take as long as a device takes to give up.
 	 */
 	return batch->next != batch->claim.end && h->running && h->enabled &&
-	       !h->feeling && !is_awaited(&batch->copy.job);
+	       !h->feeling && !is_awaited(&batch->fill.job);
 }
 
 /* There are regions that this pass will not have tried. */
@@ -701,8 +703,8 @@ static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 	if (!status) {
 		h->nr_good = min(h->nr_good + 1, MANY_COPIES);
 		__go_on(h);
-	} else if (!batch->copy.job.outcome.cancelled) {
-		WRITE_ONCE(h->waits_for_dest, !batch->copy.job.outcome.read_failed);
+	} else if (!batch->fill.job.outcome.cancelled) {
+		WRITE_ONCE(h->waits_for_dest, !batch->fill.job.outcome.read_failed);
 		h->nr_good = 0;
 		if (h->feeling && !batch->is_try)
 			return;
@@ -717,13 +719,13 @@ static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 
 static void end_copy(struct batch *batch, blk_status_t status, bool of_region)
 {
-	struct dm_clone_hydration *h = batch->copy.hydration;
+	struct dm_clone_hydration *h = batch->fill.hydration;
 	unsigned long flags;
 	bool again;
 
 	spin_lock_irqsave(&h->lock, flags);
 
-	if (of_region && status && !batch->copy.job.outcome.cancelled) {
+	if (of_region && status && !batch->fill.job.outcome.cancelled) {
 		batch->failed = true;
 		__count_failure(h);
 	}
@@ -745,17 +747,17 @@ static void end_copy(struct batch *batch, blk_status_t status, bool of_region)
 }
 
 /* A region of a batch that failed as a whole has been copied, or not. */
-static void copied_one(struct dm_clone_copy *copy, blk_status_t status)
+static void copied_one(struct dm_clone_fill *fill, blk_status_t status)
 {
-	end_copy(container_of(copy, struct batch, copy), status, true);
+	end_copy(container_of(fill, struct batch, fill), status, true);
 }
 
-static void copied_batch(struct dm_clone_copy *copy, blk_status_t status)
+static void copied_batch(struct dm_clone_fill *fill, blk_status_t status)
 {
-	struct batch *batch = container_of(copy, struct batch, copy);
+	struct batch *batch = container_of(fill, struct batch, fill);
 	bool of_region = batch->claim.end - batch->claim.begin == 1;
 
-	if (!status || copy->job.outcome.cancelled || of_region)
+	if (!status || fill->job.outcome.cancelled || of_region)
 		batch->next = batch->claim.end;
 	end_copy(batch, status, of_region);
 }
@@ -787,9 +789,9 @@ static void retry_batches(struct dm_clone_hydration *h)
 			finish_batch(batch);
 			continue;
 		}
-		batch->copy.claim.begin = batch->next++;
-		batch->copy.claim.end = batch->next;
-		copy_regions(h, &batch->copy, is_awaited, copied_one);
+		batch->fill.claim.begin = batch->next++;
+		batch->fill.claim.end = batch->next;
+		copy_regions(h, &batch->fill, is_awaited, copied_one);
 	}
 }
 
@@ -891,7 +893,7 @@ static u64 __not_before(struct dm_clone_hydration *h)
 static unsigned long room(struct dm_clone_hydration *h)
 {
 	unsigned long threshold = dm_clone_hydration_threshold(h), nr = 0;
-	unsigned int piece;
+	unsigned int portion;
 	u64 wait;
 
 	spin_lock_irq(&h->lock);
@@ -910,14 +912,14 @@ static unsigned long room(struct dm_clone_hydration *h)
 	if (!nr || dm_clone_copier_is_backlogged(h->copier))
 		return 0;
 
-	piece = dm_clone_pacer_room(h->pacer, &wait);
-	if (!piece && wait != U64_MAX)
+	portion = dm_clone_pacer_room(h->pacer, &wait);
+	if (!portion && wait != U64_MAX)
 		queue_delayed_work(h->wq, &h->work, nsecs_to_jiffies(wait) + 1);
-	if (!piece)
+	if (!portion)
 		return 0;
 
 	nr = min_t(unsigned long, nr, dm_clone_hydration_batch_size(h));
-	return min_t(unsigned long, nr, max(piece >> h->geo->region_shift, 1U));
+	return min_t(unsigned long, nr, max(portion >> h->geo->region_shift, 1U));
 }
 
 /*
@@ -942,8 +944,8 @@ static bool account_start(struct dm_clone_hydration *h, struct batch *batch)
 
 /*
  * Claim what is free of the unhydrated regions [begin, end) for @batch, and have
- * *@next point behind that.  Returns false if nothing has been claimed: *@next
- * points behind what is in the way then, or is to be looked at again.
+ * *@next point after that.  Returns false if nothing has been claimed: *@next
+ * points after what is in the way then, or is to be looked at again.
  */
 static bool claim_batch(struct dm_clone_hydration *h, struct batch *batch,
 			unsigned long begin, unsigned long end, unsigned long *next)
@@ -964,8 +966,8 @@ static bool claim_batch(struct dm_clone_hydration *h, struct batch *batch,
 	}
 
 	*next = begin + nr;
-	batch->copy.claim.begin = begin;
-	batch->copy.claim.end = begin + nr;
+	batch->fill.claim.begin = begin;
+	batch->fill.claim.end = begin + nr;
 
 	return true;
 }
@@ -996,7 +998,7 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 	batch->failed = false;
 	batch->started = jiffies;
 	batch->next = begin;
-	copy_regions(h, &batch->copy, is_awaited, copied_batch);
+	copy_regions(h, &batch->fill, is_awaited, copied_batch);
 
 	return true;
 }
@@ -1183,15 +1185,15 @@ static bool is_zeroing_awaited(struct dm_clone_hydration *h)
 
 static bool should_stop_zeroing(struct dm_clone_zero_job *job)
 {
-	struct dm_clone_copy *copy = container_of(job, struct dm_clone_copy, zero);
+	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, zero);
 
-	return !READ_ONCE(copy->hydration->running) || is_zeroing_awaited(copy->hydration);
+	return !READ_ONCE(fill->hydration->running) || is_zeroing_awaited(fill->hydration);
 }
 
 /* Regions of the claim, from the first on, have been zeroed: up to this one. */
 static unsigned long zeroed_until(struct dm_clone_hydration *h)
 {
-	sector_t left = h->zero_copy.zero.left.begin;
+	sector_t left = h->zero_fill.zero.left.begin;
 
 	if (left >= dm_clone_range_end(h->geo, h->zero_claim.end))
 		return h->zero_claim.end;
@@ -1232,7 +1234,7 @@ static void zeroing_failed(struct dm_clone_hydration *h)
 static void zeroed_marked(struct dm_clone_zero_job *job)
 {
 	struct dm_clone_hydration *h =
-		container_of(job, struct dm_clone_hydration, zero_copy.zero);
+		container_of(job, struct dm_clone_hydration, zero_fill.zero);
 	struct dm_clone_claim *claim = &h->zero_claim, done = {
 		.begin = claim->begin,
 		.end = zeroed_until(h),
@@ -1281,7 +1283,7 @@ static bool account_zeroing(struct dm_clone_hydration *h)
 /* How many regions to claim at a time? */
 static unsigned long max_zeroing(struct dm_clone_hydration *h, bool dest_zeroed)
 {
-	unsigned int sectors = duty(h) < 100 ? DM_CLONE_MAX_PIECE : MAX_ZEROING;
+	unsigned int sectors = duty(h) < 100 ? DM_CLONE_MAX_PORTION : MAX_ZEROING;
 	unsigned long nr = max(sectors >> h->geo->region_shift, 1U);
 
 	return dest_zeroed ? max(nr, MAX_MARKING) : nr;
@@ -1289,25 +1291,25 @@ static unsigned long max_zeroing(struct dm_clone_hydration *h, bool dest_zeroed)
 
 static void zero_claimed(struct dm_clone_hydration *h, bool dest_zeroed)
 {
-	struct dm_clone_copy *copy = &h->zero_copy;
+	struct dm_clone_fill *fill = &h->zero_fill;
 	struct dm_clone_span all;
 
-	copy->claim.begin = h->zero_claim.begin;
-	copy->claim.end = h->zero_claim.end;
-	copy->hydration = h;
-	all = span(h, &copy->claim);
-	dm_clone_hydration_begin(h, &copy->claim);
+	fill->claim.begin = h->zero_claim.begin;
+	fill->claim.end = h->zero_claim.end;
+	fill->hydration = h;
+	all = claim_span(h, &fill->claim);
+	dm_clone_hydration_begin(h, &fill->claim);
 	h->zero_started = jiffies;
 	WRITE_ONCE(h->zero_claim.lengthy, true);
 
 	if (!dest_zeroed) {
-		zero_span(h, copy, &all, h->passdown, should_stop_zeroing, zeroed_marked);
+		zero_span(h, fill, &all, h->passdown, should_stop_zeroing, zeroed_marked);
 		return;
 	}
 
-	copy->zero.outcome = (struct dm_clone_outcome) { .status = BLK_STS_OK };
-	copy->zero.left.begin = all.end;
-	zeroed_marked(&copy->zero);
+	fill->zero.outcome = (struct dm_clone_outcome) { .status = BLK_STS_OK };
+	fill->zero.left.begin = all.end;
+	zeroed_marked(&fill->zero);
 }
 
 /*
@@ -1416,9 +1418,9 @@ bool dm_clone_hydration_is_watching(struct dm_clone_hydration *h)
 	return READ_ONCE(h->enabled) || READ_ONCE(h->zeroing);
 }
 
-u64 dm_clone_hydration_user_start(struct dm_clone_hydration *h)
+u64 dm_clone_hydration_user_begin(struct dm_clone_hydration *h)
 {
-	return dm_clone_pacer_user_start(h->pacer);
+	return dm_clone_pacer_user_begin(h->pacer);
 }
 
 void dm_clone_hydration_user_end(struct dm_clone_hydration *h, u64 start)
@@ -1570,7 +1572,7 @@ static void copier_has_room(void *context)
 }
 
 /*
- * Some piece has ended, and that of zeroing may be the only one there was: then nothing
+ * Some portion has ended, and that of zeroing may be the only one there was: then nothing
  * else tells the copier and us.  It's one of a batch or of h->zeroing, which is still
  * accounted for, so dm_clone_hydration_wait() has yet to cancel what is queued here.
  */

@@ -50,7 +50,7 @@ static inline sector_t dm_clone_range_end(const struct dm_clone_geometry *geo,
 }
 
 struct dm_clone_hydration;
-struct dm_clone_copy;
+struct dm_clone_fill;
 
 /* What has hydrated regions, or was to. */
 enum dm_clone_means {
@@ -62,15 +62,17 @@ enum dm_clone_means {
 };
 
 /* Any context. */
-typedef void (*dm_clone_copied_fn)(struct dm_clone_copy *copy,
+typedef void (*dm_clone_filled_fn)(struct dm_clone_fill *fill,
 				   blk_status_t status);
 
 /*
- * A copy to be made: the memory is the caller's until @done is called, and
- * the caller's to free from then on.
+ * A fill: the regions of one claim, and what fills them: a copy, zeroes, or a write
+ * of the user; then only the claim is used.  The caller provides the memory.  Once
+ * given to the engine it is the engine's until @done is called, and the caller's again
+ * from then on.
  */
-struct dm_clone_copy {
-	struct dm_clone_claim claim;	/* the regions to copy */
+struct dm_clone_fill {
+	struct dm_clone_claim claim;	/* the regions to fill */
 
 	/* The engine's. */
 	struct dm_clone_hydration *hydration;
@@ -80,8 +82,8 @@ struct dm_clone_copy {
 		struct dm_clone_zero_job zero;
 	};
 	sector_t written;		/* by the caller: from here on ... */
-	sector_t nr_written;		/* ... so many */
-	dm_clone_copied_fn done;
+	sector_t nr_written;		/* ... this many */
+	dm_clone_filled_fn done;
 };
 
 /* What the engine tells the target.  Any context. */
@@ -119,12 +121,12 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 void dm_clone_hydration_destroy(struct dm_clone_hydration *h);
 
 /*
- * Zero the regions of @copy->claim, which the caller has claimed, and pass a @discard
+ * Zero the regions of @fill->claim, which the caller has claimed, and pass a @discard
  * down before that.  On success they are hydrated when @done is called, in process
  * context.  Any context; for what takes a moment.
  */
-void dm_clone_zero_regions(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-			   bool discard, dm_clone_copied_fn done);
+void dm_clone_hydration_zero(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
+			     bool discard, dm_clone_filled_fn done);
 
 /*
  * These regions need not be copied: have those zeroed that are not hydrated, in the
@@ -141,21 +143,23 @@ bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h, unsigned long b
 				   unsigned long end);
 
 /*
- * Copy the region of @copy->claim (or zero it, if that's what it is to be), which the
+ * Copy the region of @fill->claim (or zero it, if that's what it is to be), which the
  * caller has claimed, but for the @nr sectors
- * from @sector on: those the caller writes himself, meanwhile.  Nothing is hydrated
- * when @done is called.  When his write has ended too, with the status @written, the
+ * from @sector on: those the caller itself writes meanwhile.  Nothing is hydrated
+ * when @done is called.  When that write has ended as well, with the status @written, the
  * caller calls end, which hydrates the region if both went well and returns what
  * has become of both.  A write that was @refused, with nothing written, doesn't
  * count as an error.  Any context.
  */
-void dm_clone_copy_rest_start(struct dm_clone_hydration *h, struct dm_clone_copy *copy,
-			      sector_t sector, sector_t nr, dm_clone_copied_fn done);
-blk_status_t dm_clone_copy_rest_end(struct dm_clone_copy *copy, blk_status_t written,
-				    bool refused);
+void dm_clone_hydration_rest_begin(struct dm_clone_hydration *h,
+				   struct dm_clone_fill *fill, sector_t sector,
+				   sector_t nr, dm_clone_filled_fn done);
+blk_status_t dm_clone_hydration_rest_end(struct dm_clone_fill *fill,
+					 blk_status_t written,
+					 bool refused);
 
 /*
- * For who hydrates regions himself, and owns the claim to them: it begins, and it
+ * For whoever hydrates regions itself, and owns the claim to them: it begins, and it
  * has ended.  If it went well then end sets the hydrated bits.  Any context.
  */
 void dm_clone_hydration_begin(struct dm_clone_hydration *h,
@@ -176,7 +180,7 @@ void dm_clone_hydration_release(struct dm_clone_hydration *h,
 
 /*
  * Regions that are not hydrated are known to be zero in the destination, but for
- * sectors that hold what the source has there (see dm_clone_copy_rest_end()); or no
+ * sectors that hold what the source has there (see dm_clone_hydration_rest_end()); or no
  * longer.  Then there's nothing to write in order to discard them, or to copy zeroes.
  */
 void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed);
@@ -219,7 +223,7 @@ void dm_clone_hydration_hurry(struct dm_clone_hydration *h);
  * kept by the caller.  Only if is_watching().  Any context.
  */
 bool dm_clone_hydration_is_watching(struct dm_clone_hydration *h);
-u64 dm_clone_hydration_user_start(struct dm_clone_hydration *h);
+u64 dm_clone_hydration_user_begin(struct dm_clone_hydration *h);
 void dm_clone_hydration_user_end(struct dm_clone_hydration *h, u64 start);
 
 /*
@@ -232,7 +236,7 @@ void dm_clone_hydration_works(struct dm_clone_hydration *h, bool source);
 
 /*
  * Settings of the administrator.  The most regions in copy at once, and in one
- * copy; 0: not limited by him.
+ * copy; 0: not limited.
  */
 void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h, unsigned int nr);
 void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h, unsigned int nr);
@@ -243,7 +247,7 @@ void dm_clone_hydration_set_rate(struct dm_clone_hydration *h, unsigned int rate
 /* KiB a second that user I/O leaves to background copies. */
 void dm_clone_hydration_set_floor(struct dm_clone_hydration *h, unsigned int floor);
 
-/* Give up after so many failed copies of a region; 0: never. */
+/* Give up after this many failed copies of a region; 0: never. */
 void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h, unsigned int nr);
 
 /* The limits in force, never 0. */

@@ -24,7 +24,7 @@
  * after a crash, and by reads.  If either fails the region stays unhydrated, and the
  * write has failed.
  *
- * A write that meets a claim of another waits for it and starts again too.
+ * A write that meets a claim of another waits for it and is then mapped again.
  *
  * Discards and zeroes
  * -------------------
@@ -61,7 +61,7 @@
  * overlaps with the read, so the source's data is a good answer.
  *
  * With hydrate_on_read a read of unhydrated regions claims them, and goes the way of
- * read.c.  If another has the claim, and isn't about to take long, the
+ * reader.c.  If another has the claim, and isn't about to take long, the
  * read waits for it once, so that the source isn't read a second time; after that
  * it is remapped, in parts if need be.
  *
@@ -93,7 +93,7 @@ static unsigned long first_region(struct clone *clone, struct bio *bio)
 	return bio->bi_iter.bi_sector >> clone->geo.region_shift;
 }
 
-/* The region behind the last one that @bio touches. */
+/* The region after the last one that @bio touches. */
 static unsigned long end_region(struct clone *clone, struct bio *bio)
 {
 	return ((bio_end_sector(bio) - 1) >> clone->geo.region_shift) + 1;
@@ -104,7 +104,7 @@ static bool starts_at_region(struct clone *clone, struct bio *bio)
 	return !(bio->bi_iter.bi_sector & (clone->region_size - 1));
 }
 
-/* The region behind the last one that @bio reaches the end of. */
+/* The region after the last one that @bio reaches the end of. */
 static unsigned long end_of_whole_regions(struct clone *clone, struct bio *bio)
 {
 	sector_t end = bio_end_sector(bio);
@@ -154,7 +154,7 @@ void dm_clone_defer_bios(void *context, struct bio_list *bios)
 
 static void release_claim(struct clone *clone, struct clone_io *io)
 {
-	dm_clone_hydration_release(clone->hydration, &io->copy.claim);
+	dm_clone_hydration_release(clone->hydration, &io->fill.claim);
 }
 
 /*
@@ -198,7 +198,7 @@ static bool was_refused(struct clone *clone, struct bio *bio)
 /* A write that covers the regions of its claim has ended. */
 static void end_overwrite(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
-	struct dm_clone_claim *claim = &io->copy.claim;
+	struct dm_clone_claim *claim = &io->fill.claim;
 
 	if (!bio->bi_status) {
 		mark_hydrated(clone, claim);
@@ -217,11 +217,11 @@ static void end_overwrite(struct clone *clone, struct clone_io *io, struct bio *
 /* A write to a part of a region has ended, and so has the copy of the rest. */
 static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
-	bio->bi_status = dm_clone_copy_rest_end(&io->copy, bio->bi_status,
-						was_refused(clone, bio));
+	bio->bi_status = dm_clone_hydration_rest_end(&io->fill, bio->bi_status,
+						     was_refused(clone, bio));
 	if (!bio->bi_status) {
 		dm_clone_note_user_change(clone);
-		atomic64_add(io->copy.nr_written, &clone->nr_overwritten);
+		atomic64_add(io->fill.nr_written, &clone->nr_overwritten);
 	}
 
 	release_claim(clone, io);
@@ -236,7 +236,7 @@ static void end_bio(struct clone *clone, struct clone_io *io, struct bio *bio)
 		bio->bi_end_io(bio);
 }
 
-/* Either of the two; what they have left behind is seen by who comes last. */
+/* Either of the two; what they have left is seen by whichever ends last. */
 static void put_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
 	if (!atomic_dec_and_test(&io->nr_pending))
@@ -246,11 +246,11 @@ static void put_partial(struct clone *clone, struct clone_io *io, struct bio *bi
 	end_bio(clone, io, bio);
 }
 
-static void copied_rest(struct dm_clone_copy *copy, blk_status_t status)
+static void copied_rest(struct dm_clone_fill *fill, blk_status_t status)
 {
-	struct clone_io *io = container_of(copy, struct clone_io, copy);
+	struct clone_io *io = container_of(fill, struct clone_io, fill);
 
-	put_partial(io->clone, io, copy_to_bio(copy));
+	put_partial(io->clone, io, fill_to_bio(fill));
 }
 
 static void clone_endio(struct bio *bio)
@@ -283,7 +283,7 @@ static void watch_end(struct clone *clone, struct clone_io *io, struct bio *bio,
 	io->end_io = bio->bi_end_io;
 	bio->bi_end_io = clone_endio;
 	if (flags & IO_WATCHED)
-		io->start = dm_clone_hydration_user_start(clone->hydration);
+		io->start = dm_clone_hydration_user_begin(clone->hydration);
 }
 
 static unsigned int watched(struct clone *clone)
@@ -367,11 +367,11 @@ static void end_discard(struct clone *clone, struct clone_io *io, struct bio *bi
 	bio_endio(bio);
 }
 
-static void zeroed_for_bio(struct dm_clone_copy *copy, blk_status_t status)
+static void zeroed_for_bio(struct dm_clone_fill *fill, blk_status_t status)
 {
-	struct clone_io *io = container_of(copy, struct clone_io, copy);
+	struct clone_io *io = container_of(fill, struct clone_io, fill);
 
-	end_discard(io->clone, io, copy_to_bio(copy), status);
+	end_discard(io->clone, io, fill_to_bio(fill), status);
 }
 
 /* The regions of a discard count as hydrated as they are. */
@@ -380,8 +380,8 @@ static void keep_discarded(struct clone *clone, struct clone_io *io, struct bio 
 {
 	const struct dm_clone_outcome good = { .status = BLK_STS_OK };
 
-	dm_clone_hydration_begin(clone->hydration, &io->copy.claim);
-	dm_clone_hydration_end(clone->hydration, &io->copy.claim, means, &good);
+	dm_clone_hydration_begin(clone->hydration, &io->fill.claim);
+	dm_clone_hydration_end(clone->hydration, &io->fill.claim, means, &good);
 	end_discard(clone, io, bio, BLK_STS_OK);
 }
 
@@ -397,7 +397,7 @@ static void remember_discard(struct clone *clone, struct bio *bio,
 /* The regions of a claim that was made for no more than a moment. */
 static void remember_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
-	unsigned long begin = io->copy.claim.begin, end = io->copy.claim.end;
+	unsigned long begin = io->fill.claim.begin, end = io->fill.claim.end;
 
 	/* First: zeroing leaves to others what they have claimed. */
 	release_claim(clone, io);
@@ -417,8 +417,8 @@ static void discard_claimed(struct clone *clone, struct clone_io *io, struct bio
 	else if (bio_sectors(bio) > MAX_SHORT_DISCARD)
 		remember_claimed(clone, io, bio);
 	else
-		dm_clone_zero_regions(clone->hydration, &io->copy,
-				      clone->discard_passdown, zeroed_for_bio);
+		dm_clone_hydration_zero(clone->hydration, &io->fill,
+					clone->discard_passdown, zeroed_for_bio);
 }
 
 /* Does a discard of this length take more than a moment? */
@@ -445,7 +445,7 @@ static int map_long_discard(struct clone *clone, struct bio *bio,
 static int map_claimed_change(struct clone *clone, struct clone_io *io,
 			      struct bio *bio, bool whole)
 {
-	struct dm_clone_copy *copy = &io->copy;
+	struct dm_clone_fill *fill = &io->fill;
 	unsigned int flags = watched(clone);
 
 	if (is_discard(bio)) {
@@ -461,8 +461,8 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
 	} else {
 		watch_end(clone, io, bio, flags | IO_PARTIAL);
 		atomic_set(&io->nr_pending, 2);
-		dm_clone_copy_rest_start(clone->hydration, copy, bio->bi_iter.bi_sector,
-					 bio_sectors(bio), copied_rest);
+		dm_clone_hydration_rest_begin(clone->hydration, fill, bio->bi_iter.bi_sector,
+					      bio_sectors(bio), copied_rest);
 	}
 
 	return DM_MAPIO_REMAPPED;
@@ -484,7 +484,7 @@ static int map_unhydrated_change(struct clone *clone, struct bio *bio,
 
 	io = bio_to_io(bio);
 	io->clone = clone;
-	if (!dm_clone_claim_or_wait(&clone->claims, &io->copy.claim, begin, end, bio)) {
+	if (!dm_clone_claim_or_wait(&clone->claims, &io->fill.claim, begin, end, bio)) {
 		dm_clone_hydration_hurry(clone->hydration);
 		return DM_MAPIO_SUBMITTED;
 	}

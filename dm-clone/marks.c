@@ -55,7 +55,7 @@ static bool mark(struct dm_clone_marks *marks, unsigned long **bits,
  * Not at the cost of others: it can be done without.  So it may fail, and neither I/O
  * nor compaction, which kvcalloc() would ask for with these flags, is worth it.
  */
-static unsigned long *alloc_bits(unsigned long nr)
+static unsigned long *alloc_marks(unsigned long nr)
 {
 	const gfp_t gfp = GFP_NOIO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN | __GFP_ZERO;
 	size_t size = BITS_TO_LONGS(nr) * sizeof(unsigned long);
@@ -71,7 +71,7 @@ int dm_clone_marks_set(struct dm_clone_marks *marks, unsigned long begin,
 	for (; begin < end; begin = next) {
 		next = min(end, begin + DM_CLONE_MARKS_STRIDE);
 		while (!mark(marks, &bits, begin, next)) {
-			bits = alloc_bits(marks->nr_regions);
+			bits = alloc_marks(marks->nr_regions);
 			if (!bits)
 				return -ENOMEM;
 		}

@@ -485,7 +485,7 @@ static int check_bitset(struct checker *c, u64 root)
 	return 0;
 }
 
-int dm_clone_check_metadata(struct dm_block_manager *bm, u64 nr_dev_blocks,
+int dm_clone_metadata_check(struct dm_block_manager *bm, u64 nr_dev_blocks,
 			    const void *sm_root, u64 bitset_root, u32 nr_words,
 			    dm_clone_word_fn fn, void *context, u64 *nr_leaked)
 {

@@ -39,7 +39,7 @@ typedef void (*dm_clone_word_fn)(void *context, u32 index, u64 word);
  * read, or -EUCLEAN if one isn't what it should be, with the reason in the
  * kernel log; in these cases @fn may have been called for some of the words.
  */
-int dm_clone_check_metadata(struct dm_block_manager *bm, u64 nr_dev_blocks,
+int dm_clone_metadata_check(struct dm_block_manager *bm, u64 nr_dev_blocks,
 			    const void *sm_root, u64 bitset_root, u32 nr_words,
 			    dm_clone_word_fn fn, void *context, u64 *nr_leaked);
 

@@ -23,7 +23,7 @@
 /*
  * The window, in sectors.  To begin with, what keeps a source with a delay of
  * 20 ms busy at some hundred MiB/s: nothing is known of the devices yet.  The
- * least is what keeps both of them busy if they answer at once: two pieces
+ * least is what keeps both of them busy if they answer at once: two portions
  * each.
  */
 #define FIRST_WINDOW	(16U << (20 - SECTOR_SHIFT))
@@ -38,7 +38,7 @@
 
 /*
  * After that it is this many times what is under way at the best bandwidth and
- * the least latency: once keeps the devices busy if all pieces take the same
+ * the least latency: once keeps the devices busy if all portions take the same
  * time, which they don't; more than twice is only queued.
  */
 #define WINDOW_FACTOR	2
@@ -94,11 +94,11 @@
 #define MAX_IDLE_LOOKS	16
 
 /*
- * A piece takes about this time at the rate that is allowed, in 1/s: small
+ * A portion takes about this time at the rate that is allowed, in 1/s: small
  * enough for a rate to look even, large enough to be worth a bio.  This part of
  * a second's floor may be in flight at once, whatever the latency.
  */
-#define PIECES_PER_SECOND 32
+#define PORTIONS_PER_SECOND 32
 #define FLOOR_IN_FLIGHT	4
 
 /*
@@ -134,7 +134,7 @@ struct dm_clone_pacer {
 	u64 limit;
 	u64 floor;
 	unsigned int in_flight;
-	bool awaited;		/* somebody was told to wait for the end of a piece */
+	bool awaited;		/* somebody was told to wait for the end of a portion */
 	u64 next_start;		/* not before, if there's a rate to keep */
 
 	/*
@@ -145,7 +145,7 @@ struct dm_clone_pacer {
 	bool opening;		/* and it still pays */
 	bool held_back;		/* in this round something else was the limit */
 	u64 bandwidth;		/* the best of late */
-	u64 latency;		/* the least of late that a piece took */
+	u64 latency;		/* the least of late that a portion took */
 	u64 round_start;
 	u64 round_done;		/* sectors */
 
@@ -174,7 +174,7 @@ struct dm_clone_pacer {
  *---------------------------------------------------------------
  */
 
-u64 dm_clone_pacer_user_start(struct dm_clone_pacer *pacer)
+u64 dm_clone_pacer_user_begin(struct dm_clone_pacer *pacer)
 {
 	this_cpu_inc(pacer->user->started);
 
@@ -206,7 +206,7 @@ static struct user_io sum_user_io(struct dm_clone_pacer *pacer)
 
 static u64 __floor(struct dm_clone_pacer *pacer)
 {
-	return max_t(u64, pacer->floor, DM_CLONE_MIN_PIECE);
+	return max_t(u64, pacer->floor, DM_CLONE_MIN_PORTION);
 }
 
 /* Additive enough to get going from the floor, multiplicative further on. */
@@ -235,7 +235,7 @@ static void __adapt_pace(struct dm_clone_pacer *pacer, u64 latency)
 	pacer->paced = false;
 }
 
-/* A user who comes back after a short pause finds things as he left them. */
+/* A user who comes back after a short pause finds things unchanged. */
 static void __begin_busy(struct dm_clone_pacer *pacer, u64 now)
 {
 	if (!pacer->busy_until || now - pacer->busy_until > FORGET_AFTER) {
@@ -319,7 +319,7 @@ static unsigned int clamp_window(u64 window)
 	return clamp_t(u64, window, MIN_WINDOW, DM_CLONE_MAX_WINDOW);
 }
 
-/* What is on its way at @rate while a piece takes its time, and as much again. */
+/* What is on its way at @rate while a portion takes its time, and as much again. */
 static u64 __worth_in_flight(struct dm_clone_pacer *pacer, u64 rate)
 {
 	return mul_u64_u64_div_u64(min(rate, MAX_PACE),
@@ -353,8 +353,8 @@ static void __end_round(struct dm_clone_pacer *pacer, u64 now)
 	}
 }
 
-static void __account_piece(struct dm_clone_pacer *pacer, unsigned int sectors,
-			    u64 took, u64 now)
+static void __account_portion(struct dm_clone_pacer *pacer, unsigned int sectors,
+			      u64 took, u64 now)
 {
 	if (!pacer->latency || took < pacer->latency)
 		pacer->latency = max(took, 1ULL);
@@ -384,18 +384,18 @@ static u64 __allowed_rate(struct dm_clone_pacer *pacer)
 	return pacer->limit ? min(pacer->limit, __pace(pacer)) : __pace(pacer);
 }
 
-static unsigned int piece_size(u64 rate, unsigned int window)
+static unsigned int portion_size(u64 rate, unsigned int window)
 {
-	u64 size = rate ? div_u64(rate, PIECES_PER_SECOND) : window / 2;
+	u64 size = rate ? div_u64(rate, PORTIONS_PER_SECOND) : window / 2;
 
-	size = clamp_t(u64, size, DM_CLONE_MIN_PIECE, DM_CLONE_MAX_PIECE);
+	size = clamp_t(u64, size, DM_CLONE_MIN_PORTION, DM_CLONE_MAX_PORTION);
 
 	return rounddown_pow_of_two(size);
 }
 
 unsigned int dm_clone_pacer_room(struct dm_clone_pacer *pacer, u64 *wait)
 {
-	unsigned int window, piece;
+	unsigned int window, portion;
 	unsigned long flags;
 	u64 rate, now;
 
@@ -408,16 +408,16 @@ unsigned int dm_clone_pacer_room(struct dm_clone_pacer *pacer, u64 *wait)
 	if (pacer->busy)
 		window = min_t(u64, window, max(__worth_in_flight(pacer, rate),
 						__floor(pacer) / FLOOR_IN_FLIGHT));
-	piece = piece_size(rate, window);
+	portion = portion_size(rate, window);
 
-	if (pacer->in_flight && pacer->in_flight + piece > window) {
-		piece = 0;
+	if (pacer->in_flight && pacer->in_flight + portion > window) {
+		portion = 0;
 		pacer->awaited = true;
 		*wait = U64_MAX;
 	} else if (rate && now < pacer->next_start) {
 		pacer->held_back = true;
 		pacer->paced = true;
-		piece = 0;
+		portion = 0;
 		*wait = pacer->next_start - now;
 		if (pacer->busy)
 			*wait = min_t(u64, *wait, LOOK_PERIOD);
@@ -425,10 +425,10 @@ unsigned int dm_clone_pacer_room(struct dm_clone_pacer *pacer, u64 *wait)
 
 	spin_unlock_irqrestore(&pacer->lock, flags);
 
-	return piece;
+	return portion;
 }
 
-u64 dm_clone_pacer_start(struct dm_clone_pacer *pacer, unsigned int sectors,
+u64 dm_clone_pacer_begin(struct dm_clone_pacer *pacer, unsigned int sectors,
 			 bool asked)
 {
 	unsigned long flags;
@@ -477,7 +477,7 @@ void dm_clone_pacer_end(struct dm_clone_pacer *pacer, unsigned int sectors,
 	awaited = pacer->awaited;
 	pacer->awaited = false;
 	if (ok) {
-		__account_piece(pacer, sectors, now - start, now);
+		__account_portion(pacer, sectors, now - start, now);
 		pacer->rate_done += sectors;
 	}
 	__update_rate(pacer, now);

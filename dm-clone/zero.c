@@ -22,7 +22,7 @@
 
 /*
  * What is discarded and zeroed by commands at a time, in sectors.  It begins
- * with the least, doubles while a piece takes less than SHORT, and halves when
+ * with the least, doubles while a step takes less than SHORT, and halves when
  * one takes more than LONG: whoever waits for a stop waits about as long.
  */
 #define MIN_COMMAND	KIB(1024U)
@@ -34,13 +34,13 @@
  * What is read back at a time, in sectors: in the background, where one job is
  * under way; and in others, of which there may be many, or if there's no memory.
  */
-#define MAX_SLICE	DM_CLONE_MAX_PIECE
-#define SMALL_SLICE	DM_CLONE_MIN_PIECE
+#define MAX_SLICE	DM_CLONE_MAX_PORTION
+#define SMALL_SLICE	DM_CLONE_MIN_PORTION
 
 /* Jobs that are at work at once: enough to keep a device busy. */
 #define MAX_AT_WORK	8
 
-/* A job in the background asks again after so many jiffies, if not before. */
+/* A job in the background asks again after this many jiffies, if not before. */
 #define MAX_WAIT	(HZ / 50 + 1)
 
 struct dm_clone_zeroer {
@@ -79,8 +79,8 @@ static blk_status_t transfer(struct dm_clone_zeroer *zeroer, enum req_op op,
 	return errno_to_blk_status(r);
 }
 
-static void note_error(struct dm_clone_zero_job *job, blk_status_t status,
-		       sector_t sector)
+static void note_zero_error(struct dm_clone_zero_job *job, blk_status_t status,
+			    sector_t sector)
 {
 	job->outcome.status = status;
 	job->outcome.sector = sector;
@@ -111,7 +111,7 @@ static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buf
 		status = transfer(job->zeroer, REQ_OP_WRITE, buffer, at + done,
 				  sector + done, len);
 		if (status) {
-			note_error(job, status, sector + done);
+			note_zero_error(job, status, sector + done);
 			return;
 		}
 		cond_resched();
@@ -200,7 +200,7 @@ static bool zero_by_command(struct dm_clone_zeroer *zeroer, sector_t sector,
 	if (READ_ONCE(zeroer->refused) || !most)
 		return false;
 
-	/* Not all devices cut it: it's for who sends it to ask what they can do. */
+	/* Not all devices cut it: it's for the sender to ask what they can do. */
 	r = command(zeroer, REQ_OP_WRITE_ZEROES, sector, nr, most);
 	if (r == -EOPNOTSUPP || r == -EREMOTEIO)
 		WRITE_ONCE(zeroer->refused, true);
@@ -220,11 +220,11 @@ static void adapt_command(struct dm_clone_zeroer *zeroer, u64 took)
 }
 
 /* Zero some sectors, of which @slice at most are read back. */
-static void zero_piece(struct dm_clone_zero_job *job, unsigned int slice)
+static void zero_step(struct dm_clone_zero_job *job, unsigned int slice)
 {
 	struct dm_clone_zeroer *zeroer = job->zeroer;
 	sector_t sector = job->left.begin;
-	unsigned int nr = min_t(sector_t, dm_clone_span_piece(&job->left),
+	unsigned int nr = min_t(sector_t, dm_clone_span_contiguous(&job->left),
 				READ_ONCE(zeroer->command));
 	u64 started = ktime_get_ns();
 
@@ -250,7 +250,7 @@ static void zero_piece(struct dm_clone_zero_job *job, unsigned int slice)
  */
 
 /* In the background: returns false if there's no room, and how long to wait. */
-static bool zero_paced_piece(struct dm_clone_zero_job *job, unsigned long *wait)
+static bool zero_paced_step(struct dm_clone_zero_job *job, unsigned long *wait)
 {
 	struct dm_clone_pacer *pacer = job->zeroer->pacer;
 	unsigned int room;
@@ -263,10 +263,10 @@ static bool zero_paced_piece(struct dm_clone_zero_job *job, unsigned long *wait)
 		return false;
 	}
 
-	/* A command counts as one piece, however much it covers. */
+	/* A command counts as one step, however much it covers. */
 	room = min(room, MAX_SLICE);
-	start = dm_clone_pacer_start(pacer, room, true);
-	zero_piece(job, room);
+	start = dm_clone_pacer_begin(pacer, room, true);
+	zero_step(job, room);
 	dm_clone_pacer_end(pacer, room, start, !job->outcome.status);
 
 	return true;
@@ -277,10 +277,10 @@ static bool advance(struct dm_clone_zero_job *job, unsigned long *wait)
 {
 	*wait = 0;
 	if (!job->should_stop)
-		zero_piece(job, job->buffer ? MAX_SLICE : SMALL_SLICE);
+		zero_step(job, job->buffer ? MAX_SLICE : SMALL_SLICE);
 	else if (job->should_stop(job))
 		return true;
-	else if (!zero_paced_piece(job, wait))
+	else if (!zero_paced_step(job, wait))
 		return false;
 
 	return job->outcome.status || job->left.begin >= job->left.end;
@@ -314,7 +314,7 @@ bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer)
 	return READ_ONCE(zeroer->dest_zeroed);
 }
 
-void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job)
+void dm_clone_zeroer_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job)
 {
 	job->zeroer = zeroer;
 	job->outcome = (struct dm_clone_outcome) {

@@ -13,9 +13,9 @@
  *	3. Else it is read, and zeroes are written only where it is not zero.  A
  *	   thin volume reads what it has no space for without any I/O.
  *
- * All of it waits for the destination, in a work of each job's own, a piece at
- * a time.  A piece is what takes a moment: of write-zeroes up to 64 MiB where
- * the device is quick.  Between pieces the work is queued anew, so that others
+ * All of it waits for the destination, in a work of each job's own, a step at
+ * a time.  A step is what takes a moment: of write-zeroes up to 64 MiB where
+ * the device is quick.  Between steps the work is queued anew, so that others
  * have their turn even when the workqueue is down to its rescuer, and a job in
  * the background asks whether it is to stop, and the pacer.
  *
@@ -80,6 +80,6 @@ bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer);
 unsigned long dm_clone_zeroer_memory(struct dm_clone_zeroer *zeroer);
 
 /* Start a job.  Any context. */
-void dm_clone_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job);
+void dm_clone_zeroer_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job);
 
 #endif /* DM_CLONE_ZERO_H */

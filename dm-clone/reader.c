@@ -2,19 +2,19 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The reader, see read.h.
+ * The reader, see reader.h.
  *
  * A read goes its way like this:
  *
  *	prepared: the regions are claimed, the memory is there
  *	  |	dm_clone_reader_submit()
  *	reading: up to three bios, one of them for the user
- *	  |	read_endio(): his is copied to his pages, and ended
+ *	  |	part_read_endio(): the user's data is copied to its bio, which ends
  *	  |	the last of them: put_reading()
  *	in to_write
- *	  |	work: do_write()
+ *	  |	work: do_write_reads()
  *	writing
- *	  |	write_endio()
+ *	  |	read_write_endio()
  *	done: the regions are marked, the claim is released, the memory is freed
  */
 
@@ -30,24 +30,24 @@
 
 #include "buffer.h"
 #include "compat.h"
-#include "read.h"
+#include "reader.h"
 
 /* Most memory in use, in sectors, and for what nobody has asked for yet: 16, 8 MiB. */
 #define MAX_MEMORY	(16U << (20 - SECTOR_SHIFT))
 #define MAX_AHEAD_MEMORY (MAX_MEMORY / 2)
 
 /*
- * After an error nothing is hydrated for so long, in jiffies.  Each attempt reads all
+ * After an error nothing is hydrated for this long, in jiffies.  Each attempt reads all
  * of the regions, and has the writes to them wait for that.
  */
 #define PAUSE		HZ
 
-/* How far is read ahead, in sectors: at first, at most, and in pieces of this. */
+/* How far is read ahead, in sectors: at first, at most, and in steps of this. */
 #define FIRST_AHEAD	(256U << (10 - SECTOR_SHIFT))
 #define MAX_AHEAD	(4U << (20 - SECTOR_SHIFT))
-#define AHEAD_PIECE	(256U << (10 - SECTOR_SHIFT))
+#define AHEAD_STEP	(256U << (10 - SECTOR_SHIFT))
 
-/* Parts that a buffer is read in: for the user, before and behind that. */
+/* Parts that a buffer is read in: for the user, before and after that. */
 #define NR_PARTS	3
 
 struct dm_clone_read {
@@ -57,8 +57,8 @@ struct dm_clone_read {
 	sector_t sector;		/* the regions: what is in the buffer */
 	unsigned int nr_sectors;
 
-	struct bio *user;		/* NULL: nobody, or he has got it */
-	bool watched;			/* by the engine, which steps back for him, */
+	struct bio *user;		/* NULL: nobody, or it has ended */
+	bool watched;			/* by the engine, which steps back for it, */
 	u64 start;			/* since then */
 	struct dm_clone_buffer *buffer;
 	struct bio bio;			/* for the user; also for the write */
@@ -134,7 +134,7 @@ static void put_memory(struct dm_clone_reader *reader, unsigned int nr_sectors)
 	spin_unlock_irqrestore(&reader->lock, flags);
 }
 
-static void release_claim(struct dm_clone_read *read)
+static void release_regions(struct dm_clone_read *read)
 {
 	dm_clone_hydration_release(read->reader->hydration, &read->claim);
 }
@@ -171,13 +171,13 @@ static void end_read(struct dm_clone_read *read)
 
 	dm_clone_hydration_end(reader->hydration, &read->claim, DM_CLONE_BY_READ,
 			       &read->outcome);
-	release_claim(read);
+	release_regions(read);
 	if (failed)
 		pause_after_error(reader);
 	free_read(read);
 }
 
-static void note_error(struct dm_clone_read *read, struct bio *bio, sector_t sector)
+static void note_read_error(struct dm_clone_read *read, struct bio *bio, sector_t sector)
 {
 	unsigned long flags;
 
@@ -190,16 +190,16 @@ static void note_error(struct dm_clone_read *read, struct bio *bio, sector_t sec
 	spin_unlock_irqrestore(&read->reader->lock, flags);
 }
 
-static void write_endio(struct bio *bio)
+static void read_write_endio(struct bio *bio)
 {
 	struct dm_clone_read *read = bio->bi_private;
 
 	if (bio->bi_status)
-		note_error(read, bio, read->sector);
+		note_read_error(read, bio, read->sector);
 	end_read(read);
 }
 
-static struct dm_clone_read *pop_to_write(struct dm_clone_reader *reader)
+static struct dm_clone_read *pop_read(struct dm_clone_reader *reader)
 {
 	struct dm_clone_read *read;
 
@@ -212,7 +212,7 @@ static struct dm_clone_read *pop_to_write(struct dm_clone_reader *reader)
 	return read;
 }
 
-static void do_write(struct work_struct *work)
+static void do_write_reads(struct work_struct *work)
 {
 	struct dm_clone_reader *reader =
 		container_of(work, struct dm_clone_reader, write_work);
@@ -220,14 +220,14 @@ static void do_write(struct work_struct *work)
 	struct blk_plug plug;
 
 	blk_start_plug(&plug);
-	while ((read = pop_to_write(reader))) {
+	while ((read = pop_read(reader))) {
 		struct bio *bio = &read->bio;
 
 		dm_clone_buffer_init_bio(read->buffer, bio, reader->geo->dest,
 					 REQ_OP_WRITE, 0, 0, read->nr_sectors);
 		read->outcome.wrote = true;
 		bio->bi_iter.bi_sector = read->sector;
-		bio->bi_end_io = write_endio;
+		bio->bi_end_io = read_write_endio;
 		bio->bi_private = read;
 		submit_bio(bio);
 	}
@@ -279,12 +279,12 @@ static void end_user(struct dm_clone_read *read, blk_status_t status)
 }
 
 /* Nobody but the user's bio looks at read->user from when they are submitted. */
-static void read_endio(struct bio *bio)
+static void part_read_endio(struct bio *bio)
 {
 	struct dm_clone_read *read = bio->bi_private;
 
 	if (bio->bi_status)
-		note_error(read, bio, read->sector);
+		note_read_error(read, bio, read->sector);
 	if (bio == &read->bio)
 		end_user(read, bio->bi_status);
 	put_reading(read);
@@ -304,7 +304,7 @@ static void submit_part(struct dm_clone_read *read, struct bio *bio,
 	dm_clone_buffer_init_bio(read->buffer, bio, read->reader->geo->source, opf,
 				 nr_before, begin - read->sector, end - begin);
 	bio->bi_iter.bi_sector = begin;
-	bio->bi_end_io = read_endio;
+	bio->bi_end_io = part_read_endio;
 	bio->bi_private = read;
 
 	atomic_inc(&read->nr_reading);
@@ -333,7 +333,7 @@ void dm_clone_reader_submit(struct dm_clone_read *read, struct bio *bio)
 		read->watched = dm_clone_hydration_is_watching(h);
 	}
 	if (read->watched)
-		read->start = dm_clone_hydration_user_start(h);
+		read->start = dm_clone_hydration_user_begin(h);
 
 	read->user = bio;
 	atomic_set(&read->nr_reading, 1);
@@ -401,12 +401,12 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 
 	/* Now that they're ours: are they still as they were, and to be copied at all? */
 	if (dm_clone_hydration_is_to_zero(reader->hydration, begin, read->claim.end)) {
-		release_claim(read);
+		release_regions(read);
 		free_read(read);
 		return DM_CLONE_READ_NOT_NOW;
 	}
 	if (!dm_clone_is_range_unhydrated(reader->map, begin, read->claim.end - begin)) {
-		release_claim(read);
+		release_regions(read);
 		free_read(read);
 		return DM_CLONE_READ_CHANGED;
 	}
@@ -460,13 +460,13 @@ out:
 static bool next_ahead(struct dm_clone_reader *reader, unsigned long *begin,
 		       unsigned long *end)
 {
-	unsigned long piece = max(AHEAD_PIECE >> reader->geo->region_shift, 1U), goal;
+	unsigned long step = max(AHEAD_STEP >> reader->geo->region_shift, 1U), goal;
 	bool hydrated;
 
 	do {
 		spin_lock_irq(&reader->lock);
 		*begin = reader->ahead_next;
-		goal = min(reader->ahead_end, *begin + piece);
+		goal = min(reader->ahead_end, *begin + step);
 		spin_unlock_irq(&reader->lock);
 
 		if (*begin >= goal)
@@ -578,7 +578,7 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 	reader->hydration = hydration;
 	reader->wq_source = wq_source;
 	reader->wq_dest = wq_dest;
-	INIT_WORK(&reader->write_work, do_write);
+	INIT_WORK(&reader->write_work, do_write_reads);
 	INIT_WORK(&reader->ahead_work, do_ahead);
 	spin_lock_init(&reader->lock);
 	init_waitqueue_head(&reader->idle);

@@ -5,16 +5,16 @@
  * The reader: hydrates what is read, with the data that the read gets.
  *
  * A read of unhydrated regions goes to the source anyway.  The reader claims the
- * regions, reads them to a buffer of its own, gives the user of that what he asked
+ * regions, reads them to a buffer of its own, gives the user the part that was asked
  * for, and then writes the buffer to the destination.  What is left of the regions
  * on both sides of the user's part is read at the same time, with bios of its own,
- * so that he does not wait for that, nor for the write.
+ * so that the user waits neither for that nor for the write.
  *
- * It's the buffer that is written, not the pages of the user's bio.  Those are his:
- * he may have it end there and change them at any time, even while the read is
- * under way, and that must not get to the destination.  And since the claim has been
- * held from before the read, nothing can have been written to the regions meanwhile:
- * a write waits for the claim.
+ * It's the buffer that is written, not the pages of the user's bio.  Those are the
+ * user's, who may change them at any time, even while the read is under way, and that
+ * must not get to the destination.  And since the claim has been held from before the
+ * read, nothing can have been written to the regions meanwhile: a write waits for the
+ * claim.
  *
  * Nobody waits for memory.  If there's none, or too much is in use, the read goes to
  * the source as if there was no reader.
