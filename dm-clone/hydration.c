@@ -591,6 +591,7 @@ static void __wait(struct dm_clone_hydration *h)
 	lockdep_assert_held(&h->lock);
 
 	h->nr_in_a_row = 0;
+	h->nr_good = 0;
 	h->waits_since = get_jiffies_64();
 	h->retry_at = h->waits_since + h->pause;
 	h->pause = min_t(unsigned long, 2 * h->pause, MAX_PAUSE);

@@ -175,6 +175,28 @@ def _(t):
         raise Failure(f"{len(lines)} lines say that it waits, 2 at most were expected")
 
 
+@test("the log says once that it waits for one bad region, whatever is asked meanwhile",
+      ours=OURS)
+def _(t):
+    log = kmsg.Log()
+    clone = t.idle_clone(region=8, size=32 * MIB)
+    clone.source.fail_range(0, 8)
+    clone.enable_hydration()
+    clone.until(lambda s: s.hydrated == clone.regions - 1, "the rest")
+    until_waiting(t, clone)
+    for _ in range(30):
+        clone.message("hydration_threshold 4096")
+    time.sleep(3)
+    lines = log.read()
+    waits = [line for line in lines if "hydration waits" in line]
+    goes_on = [line for line in lines if "hydration goes on" in line]
+    if len(waits) != 1 or goes_on:
+        raise Failure(f"one line was expected: {waits} {goes_on}")
+    clone.source.heal()
+    clone.enable_hydration()
+    clone.until_hydrated()
+
+
 @test("messages about what has failed do not have it tried again and again", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
