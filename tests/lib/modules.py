@@ -19,10 +19,15 @@ def _call(what, *args):
         raise OSError(number, os.strerror(number), what)
 
 
+def unload():
+    """Removes the module; EWOULDBLOCK while it is in use."""
+    _call("rmmod", DELETE_MODULE, b"dm_clone", os.O_NONBLOCK)
+
+
 def load(path=None):
     """Replaces the module that is loaded; by the one under test if no other is named."""
     if os.path.isdir(LOADED):
-        _call("rmmod", DELETE_MODULE, b"dm_clone", os.O_NONBLOCK)
+        unload()
     file = os.open(path or os.environ["DM_CLONE_MODULE"], os.O_RDONLY)
     try:
         _call("insmod", FINIT_MODULE, file, b"", 0)
@@ -30,11 +35,18 @@ def load(path=None):
         os.close(file)
 
 
+def need_file(t):
+    """For tests that unload the module under test: load() must find it again."""
+    if os.environ["DM_CLONE_MODULE"] == "loaded":
+        t.skip("only where the module under test comes from a file")
+
+
 @contextlib.contextmanager
 def replaced(t, path, made_by):
     """Another module; in the end it is the one under test again."""
-    if t.peer or os.environ["DM_CLONE_MODULE"] == "loaded":
-        t.skip("only where the module under test comes from a file")
+    if t.peer:
+        t.skip("another module than the one under test would be loaded")
+    need_file(t)
     if not os.path.exists(path):
         t.skip(f"there is no {os.path.relpath(path, BUILD)} in build: {made_by} makes it")
     try:

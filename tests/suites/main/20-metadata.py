@@ -206,7 +206,7 @@ def _(t):
     clone.check()
 
 
-@test("a bitset that is damaged is refused, or costs nothing but an error")
+@test("a bitset that is damaged is refused, and taken when it is mended")
 def _(t):
     clone = good_metadata(t)
     sb = metadata.read(clone.meta.block)

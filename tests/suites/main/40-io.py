@@ -4,7 +4,7 @@
 import time
 
 from lib.blk import FORMER, MIB, SOURCE, Model
-from lib.errors import Failure
+from lib.errors import Failure, Missed
 from lib.framework import test
 
 REGIONS = {"4 KiB": 8, "64 KiB": 128, "1 MiB": 2048}
@@ -125,15 +125,19 @@ def _(t):
 @test("whole reads during hydration show the source, never the destination", limit=120)
 def _(t):
     clone = t.clone(region=8, size=8 * MIB, active=False,
-                    core={"hydration_threshold": 8, "hydration_batch_size": 4})
+                    core={"hydration_threshold": 4, "hydration_batch_size": 1})
     clone.source.delay(2)
     clone.activate()
     passes = 0
+    clone.until(lambda s: s.hydrated, "hydration that has begun")
     while not clone.status().done:
         clone.check()
-        passes += 1
+        # Only those count that have ended before hydration has.
+        passes += not clone.status().done
     clone.source.heal()
     clone.check()
+    if not passes:
+        raise Missed("no whole read has ended before hydration")
     t.note(f"{passes} passes")
 
 

@@ -219,7 +219,7 @@ def _(t):
     clone.check()
 
 
-@test("asking again costs nothing, asking for too much at once is refused", ours=OURS)
+@test("asking again takes no room, asking for too much at once is refused", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=16 * MIB)
 
