@@ -20,7 +20,7 @@
 #include "../../tools/lib/clone-metadata.h"
 #include "../../tools/lib/crc32c.h"
 #include "../../tools/lib/endian-le.h"
-#include "random.h"
+#include "../lib/random.h"
 
 #define BLOCK	CLONE_MD_BLOCK_SIZE
 

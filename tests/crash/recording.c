@@ -15,7 +15,7 @@
 
 #include "../../tools/lib/endian-le.h"
 #include "../lib/stamp.h"
-#include "random.h"
+#include "../lib/random.h"
 #include "recording.h"
 #include "workload.h"
 

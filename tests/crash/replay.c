@@ -24,7 +24,7 @@
 #include "disk.h"
 #include "live.h"
 #include "oracle.h"
-#include "random.h"
+#include "../lib/random.h"
 #include "recording.h"
 
 #define MAX_REPORTS	5

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "../lib/stamp.h"
-#include "random.h"
+#include "../lib/random.h"
 #include "workload.h"
 
 struct worker {

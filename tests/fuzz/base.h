@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "../../tools/lib/endian-le.h"
+#include "../lib/random.h"
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -37,18 +38,13 @@ static inline void put_le(void *p, unsigned int size, uint64_t v)
 		*byte++ = v;
 }
 
-/* splitmix64: any seed is as good as any other. */
 struct rng {
 	uint64_t state;
 };
 
 static inline uint64_t rng_next(struct rng *rng)
 {
-	uint64_t z = rng->state += 0x9e3779b97f4a7c15ull;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-	return z ^ (z >> 31);
+	return random_next(&rng->state);
 }
 
 /* 0 … n - 1 */

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "iomodel.h"
+#include "random.h"
 
 #define MAX_THREADS	64
 
@@ -59,20 +60,6 @@ struct step {
  *---------------------------------------------------------------
  */
 
-static uint64_t rng_next(uint64_t *state)
-{
-	uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-	return z ^ (z >> 31);
-}
-
-static uint64_t rng_below(uint64_t *state, uint64_t bound)
-{
-	return rng_next(state) % bound;
-}
-
 static enum iomodel_op pick_op(const struct iomodel *io, uint64_t *rng)
 {
 	uint64_t sum = 0, n;
@@ -81,7 +68,7 @@ static enum iomodel_op pick_op(const struct iomodel *io, uint64_t *rng)
 	for (op = 0; op < NR_IO_OPS; op++)
 		sum += io->weight[op];
 
-	n = rng_below(rng, sum);
+	n = random_below(rng, sum);
 	for (op = 0; n >= io->weight[op]; op++)
 		n -= io->weight[op];
 
@@ -105,11 +92,11 @@ static void pick_range(const struct iomodel *io, uint64_t *rng, struct step *s)
 
 	while ((2ull << bits) <= max)
 		bits++;
-	size = 1ull << rng_below(rng, bits + 1);
-	size += rng_below(rng, size);
-	sector = rng_below(rng, total);
+	size = 1ull << random_below(rng, bits + 1);
+	size += random_below(rng, size);
+	sector = random_below(rng, total);
 
-	if (rng_below(rng, 2)) {
+	if (random_below(rng, 2)) {
 		uint64_t region = io->region_size;
 
 		sector = round_down(sector + io->model->first -
@@ -138,7 +125,7 @@ static void pick_step(const struct iomodel *io, uint64_t *rng, struct step *s)
 {
 	s->op = pick_op(io, rng);
 	pick_range(io, rng, s);
-	s->variant = rng_next(rng) >> 32;
+	s->variant = random_next(rng) >> 32;
 }
 
 /*

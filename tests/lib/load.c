@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "load.h"
+#include "random.h"
 
 #define BLOCK 4096
 
@@ -31,16 +32,6 @@ static uint64_t now_ns(void)
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
-/* xorshift64* */
-static uint64_t next_random(struct worker *w)
-{
-	w->random ^= w->random >> 12;
-	w->random ^= w->random << 25;
-	w->random ^= w->random >> 27;
-
-	return (w->random * 2685821657736338717ULL) >> 16;
-}
-
 /* Between a half and one and a half of what was asked: threads get out of step. */
 static void pause_a_little(struct worker *w)
 {
@@ -50,7 +41,7 @@ static void pause_a_little(struct worker *w)
 	if (!us)
 		return;
 
-	us = us / 2 + next_random(w) % us;
+	us = us / 2 + random_next(&w->random) % us;
 	ts.tv_sec = us / 1000000;
 	ts.tv_nsec = us % 1000000 * 1000;
 	nanosleep(&ts, NULL);
@@ -71,8 +62,8 @@ static void note(struct load *load, enum load_op op, uint64_t latency)
 static int one_operation(struct worker *w)
 {
 	struct load *load = w->load;
-	enum load_op op = next_random(w) % NR_LOAD_OPS;
-	off_t where = (load->first[op] + next_random(w) % load->nr[op]) * BLOCK;
+	enum load_op op = random_next(&w->random) % NR_LOAD_OPS;
+	off_t where = (load->first[op] + random_next(&w->random) % load->nr[op]) * BLOCK;
 	uint64_t began = now_ns();
 	ssize_t done;
 

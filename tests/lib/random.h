@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Random numbers that a seed repeats.
+ * Random numbers that a seed repeats: splitmix64, for which any seed is as good
+ * as any other. All tests in C take theirs from here.
  */
-#ifndef CRASH_RANDOM_H
-#define CRASH_RANDOM_H
+#ifndef TESTS_RANDOM_H
+#define TESTS_RANDOM_H
 
 #include <stdint.h>
 
