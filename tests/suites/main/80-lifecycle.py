@@ -350,7 +350,7 @@ def _(t):
     clone.check()
 
 
-@test("a clone loaded read-only reads, and is not written", ours="it is written")
+@test("a clone loaded read-only reads, and is not written", ours="it lets them through")
 def _(t):
     clone = t.idle_clone()
     clone.put(8, 24)                        # some regions are read from the destination
