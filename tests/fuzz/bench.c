@@ -305,6 +305,12 @@ void bench_get_image(struct bench *b, struct image *image)
 	transfer(b->meta_fd, image->data, hot_size(image->nr_blocks), false);
 }
 
+void bench_get_whole_image(struct bench *b, struct image *image)
+{
+	image->nr_blocks = b->meta_blocks;
+	transfer(b->meta_fd, image->data, (size_t)image->nr_blocks * BLOCK, false);
+}
+
 void bench_reset_meta(struct bench *b)
 {
 	uint64_t hot = hot_size(b->meta_blocks), size = (uint64_t)b->meta_blocks * BLOCK;

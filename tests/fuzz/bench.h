@@ -80,6 +80,9 @@ void bench_reset_dest(struct bench *b);
 
 void bench_put_image(struct bench *b, const struct image *image, uint32_t nr_blocks);
 void bench_get_image(struct bench *b, struct image *image);
+
+/* All of the device, not only what images have content in when they are made. */
+void bench_get_whole_image(struct bench *b, struct image *image);
 /* Zero what no image has content in. */
 void bench_reset_meta(struct bench *b);
 /* From now on all I/O to the metadata device fails; or works again. */

@@ -59,8 +59,9 @@ extern const struct field_place field_places[];
 #define MAX_ENTRIES(value_size)	((BLOCK - NODE_KEYS) / (8 + (value_size)) / 3 * 3)
 
 /*
- * No image has content beyond this: a large device need not be written, read
- * and compared as a whole each time.
+ * No image has content beyond this when it is made: a large device need not be
+ * written, read and compared as a whole each time.  One that says that it has fewer
+ * blocks than the device grows, and then has.
  */
 #define HOT_BLOCKS		600u
 

@@ -375,6 +375,11 @@ static bool live_again(struct life *l)
 
 	bench_get_image(b, &image);
 	survey = image_survey(&image, l->base->target_size, l->base->region_size);
+	if (survey->verdict == IMAGE_BROKEN) {
+		survey_free(survey);
+		bench_get_whole_image(b, &image);
+		survey = image_survey(&image, l->base->target_size, l->base->region_size);
+	}
 	free(image.data);
 
 	if (survey->verdict == IMAGE_BROKEN || (before == IMAGE_GOOD &&
