@@ -47,7 +47,9 @@ class Soak:
         self.what = f"clone {number}: {size} sectors in regions of {region}, {kind}"
 
     def _features(self):
+        # Without passdown discards show what the destination held: the guide says so.
         return [f for f in FEATURES if self.rng.random() < 0.3 and
+                f != "no_discard_passdown" and
                 (self.zeroed or f != "zeroed_destination")]
 
     def _core(self):
