@@ -209,6 +209,15 @@ class Clone:
                                  self.region)
         return bitmap
 
+    def finish(self):
+        """It works, and holds what it should; so does what it leaves behind."""
+        self.check()
+        self.enable_hydration()
+        self.until_hydrated()
+        self.check()
+        self.deactivate()
+        self.check_left_behind()
+
     def until(self, condition, what, timeout=30):
         """Waits for a status that meets a condition."""
         deadline = time.monotonic() + timeout * self.context.patience

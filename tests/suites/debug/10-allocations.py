@@ -70,16 +70,6 @@ def prepared(t, **args):
     return clone
 
 
-def finish(clone):
-    """It works, and holds what it should; so does what it leaves behind."""
-    clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
-    clone.check()
-    clone.deactivate()
-    clone.check_left_behind()
-
-
 @test("loading a table: formatting new metadata", limit=LONG)
 def _(t):
     clone = t.idle_clone(active=False, size=4 * MIB)
@@ -93,7 +83,7 @@ def _(t):
                 device.clear()
             clone.meta.block.fill(0, 0, 8)
     device.remove()
-    finish(clone.activate())
+    clone.activate().finish()
 
 
 @test("loading a table: opening metadata", limit=LONG)
@@ -110,7 +100,7 @@ def _(t):
             if clone.meta.image() != before:
                 raise Failure("the metadata has changed")
     device.remove()
-    finish(clone.activate())
+    clone.activate().finish()
 
 
 @test("loading a table: a bitmap of many pages", limit=LONG)
@@ -140,7 +130,7 @@ def _(t):
             if not call.error:
                 device.clear()
     device.remove()
-    finish(clone.activate())
+    clone.activate().finish()
 
 
 @test("loading another table for a clone that is live", limit=LONG)
@@ -151,7 +141,7 @@ def _(t):
             clone.put(call._n * 8 % (clone.size - 8), 8)
             if not call.error:
                 clone.device.clear()
-    finish(clone)
+    clone.finish()
 
 
 @test("resuming for the first time", limit=LONG)
@@ -169,7 +159,7 @@ def _(t):
                     device.resume()
             finally:
                 device.remove()
-    finish(clone.activate())
+    clone.activate().finish()
 
 
 @test("swapping tables of a live clone: {step}", limit=LONG,
@@ -192,7 +182,7 @@ def _(t, step):
                 device.resume()
             if clone.mode() != "rw":
                 raise Failure(f"the mode is {clone.mode()}")
-    finish(clone)
+    clone.finish()
 
 
 @test("suspending and resuming", limit=LONG)
@@ -206,7 +196,7 @@ def _(t):
             if call.error:
                 clone.device.suspend()
             clone.device.resume()
-    finish(clone)
+    clone.finish()
 
 
 @test("removing", limit=LONG)
@@ -225,7 +215,7 @@ def _(t):
                 raise Failure("the device is gone, yet removing it failed")
             clone.device = None
             clone.check_left_behind()
-    finish(clone.activate())
+    clone.activate().finish()
 
 
 @test("the message {message}", limit=LONG, message=[
@@ -240,7 +230,7 @@ def _(t, message):
         for _ in sweep.ioctls(lambda: clone.message(message)
                               if message != "nonsense" else nonsense(clone)):
             clone.status()
-    finish(clone)
+    clone.finish()
 
 
 def nonsense(clone):
@@ -258,7 +248,7 @@ def _(t, what):
     with Sweep(t) as sweep:
         for _ in sweep.ioctls(ask):
             pass
-    finish(clone)
+    clone.finish()
 
 
 class Buffer:
@@ -321,7 +311,7 @@ def _(t, hydration, what):
                     buf)
             if clone.mode() != "rw":
                 raise Failure(f"the mode is {clone.mode()}")
-    finish(clone)
+    clone.finish()
 
 
 @test("loading the module", limit=LONG)

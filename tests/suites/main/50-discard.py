@@ -35,12 +35,7 @@ def _(t, kind):
     clone.model.set(128, 10 * 128, ZERO)
     clone.check()
     clone.reactivate()
-    clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
-    clone.check()
-    clone.deactivate()
-    clone.check_left_behind()
+    clone.finish()
 
 
 @all_kinds("a discard of unhydrated regions copies nothing: {kind}")

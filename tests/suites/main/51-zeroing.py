@@ -238,12 +238,7 @@ def _(t):
     clone.until(lambda s: not s.hydrating, "the end of zeroing")
     clone.dest.heal()
     clone.model.maybe(0, LONG, ZERO)
-    clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
-    clone.check()
-    clone.deactivate()
-    clone.check_left_behind()
+    clone.finish()
 
 
 @test("a long discard is zeroed with few commands where the destination has them", ours=OURS)

@@ -172,12 +172,7 @@ def _(t):
         clone.put(2048, 9)
         clone.flush()
         clone.reactivate()
-        clone.check()
-        clone.enable_hydration()
-        clone.until_hydrated()
-        clone.check()
-        clone.deactivate()
-        clone.check_left_behind()
+        clone.finish()
 
 
 @test("the metadata is back, but suspend and resume while it is still gone do no harm",

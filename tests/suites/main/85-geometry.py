@@ -127,12 +127,7 @@ def _(t, size):
     clone.check()
     clone.put(0, 1)
     clone.put(size - 1, 1)
-    clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
-    clone.check()
-    clone.deactivate()
-    clone.check_left_behind()
+    clone.finish()
 
 
 @test("one region larger than the target")
