@@ -317,19 +317,24 @@ def _(t):
             raise Failure(f"region {region} is not hydrated on disk")
 
 
-@test("a flush that meets a commit under way waits for it")
-def _(t):
+def meet_commit(t, what, call, region):
+    """A call that meets the timer's commit waits, and then this region is on disk."""
     clone = t.idle_clone(region=8)
     settle(clone)
     clone.meta.hold_writes()
     clone.put(64, 8)
     t.until(lambda: clone.meta.waiting, "the timer's commit")
-    flush = t.background(clone.flush)
-    flush.must_block(0.5, "a flush that meets a commit")
+    job = t.background(lambda: call(clone))
+    job.must_block(0.5, f"{what} that meets a commit")
     clone.meta.heal()
-    flush.wait()
-    if not on_disk(clone, 8):
+    job.wait()
+    if not on_disk(clone, region):
         raise Failure("the region is not hydrated on disk")
+
+
+@test("a flush that meets a commit under way waits for it")
+def _(t):
+    meet_commit(t, "a flush", lambda clone: clone.flush(), 8)
 
 
 @test("the last regions, written while a commit is under way, are committed too")
@@ -354,17 +359,7 @@ def _(t):
 
 @test("a write with FUA that meets a commit under way waits for the next one")
 def _(t):
-    clone = t.idle_clone(region=8)
-    settle(clone)
-    clone.meta.hold_writes()
-    clone.put(64, 8)
-    t.until(lambda: clone.meta.waiting, "the timer's commit")
-    write = t.background(lambda: clone.put(800, 8, fua=True))
-    write.must_block(0.5, "a write with FUA that meets a commit")
-    clone.meta.heal()
-    write.wait()
-    if not on_disk(clone, 100):
-        raise Failure("the region is not hydrated on disk")
+    meet_commit(t, "a write with FUA", lambda clone: clone.put(800, 8, fua=True), 100)
 
 
 @test("flushes that come together share a commit")
