@@ -40,6 +40,9 @@ class Soak:
         self.kind = kind = rng.choice(["ram", "null"])
         # Once it has held a clone, the destination isn't what it's said to be.
         self.zeroed = rng.random() < 0.5
+        # Without passdown a discard shows what the destination held, which the load's
+        # model does not know: a clone may have that feature, or discards.
+        self.discards = rng.random() < 0.7
         self.clone = t.clone(region=region, size=size, kind=kind, active=False,
                              former=0 if self.zeroed else FORMER,
                              offset=rng.choice([0, 0, 4 * MIB]), features=self._features(),
@@ -47,9 +50,8 @@ class Soak:
         self.what = f"clone {number}: {size} sectors in regions of {region}, {kind}"
 
     def _features(self):
-        # Without passdown discards show what the destination held: the guide says so.
         return [f for f in FEATURES if self.rng.random() < 0.3 and
-                f != "no_discard_passdown" and
+                (not self.discards or f != "no_discard_passdown") and
                 (self.zeroed or f != "zeroed_destination")]
 
     def _core(self):
@@ -65,7 +67,7 @@ class Soak:
         self.load_args = {"errors_ok": errors_ok, "threads": rng.randrange(1, 6),
                           "max_sectors": rng.choice([4, 16, 16, 64, 64, 512])}
         self.weights = {"flush": rng.choice([1, 3, 20]),
-                        "discard": rng.choice([8, 20]) if discards else 0}
+                        "discard": rng.choice([8, 20]) if discards and self.discards else 0}
         self.stamps = []
         self.begin_burst()
 
