@@ -12,16 +12,7 @@
  *
  * Nobody else includes this.
  *
- * Glossary
- * --------
- *
- * region: the unit of hydration, a power of two of sectors.  Hydrated means
- *	that the destination has its data, unhydrated that the source has.
- * claim: the right to turn a range of unhydrated regions into hydrated ones
- * run: neighbouring regions that are all hydrated, or all unhydrated
- * piece: the part of a bio that is handled as one.  A bio is cut where what
- *	has to be done changes, and nowhere else.
- * committed: a region whose hydrated bit would be found after a crash
+ * The glossary is in Documentation/internals.rst.
  *
  * Locks
  * -----

@@ -284,7 +284,8 @@ unsigned long dm_clone_nr_of_unhydrated(struct dm_clone_region_map *map,
 bool dm_clone_is_range_committed(struct dm_clone_region_map *map,
 				 unsigned long start, unsigned long nr)
 {
-	unsigned long first = start / 64, end = (start + nr - 1) / 64 + 1;
+	unsigned long first = start / DM_CLONE_REGIONS_PER_WORD;
+	unsigned long end = (start + nr - 1) / DM_CLONE_REGIONS_PER_WORD + 1;
 	unsigned int commit_seq, map_seq;
 	struct bits *bits;
 	bool clean;
