@@ -115,8 +115,10 @@ static int read_good_block(void *context, uint64_t block, void *buf)
 
 static void find_used_blocks(struct image *image, const char *path)
 {
-	struct clone_md_image source = { read_good_block, image, image->nr_blocks };
-	struct clone_md_visitor nobody = { NULL, NULL, NULL, NULL };
+	struct clone_md_image source = {
+		.read = read_good_block, .context = image, .nr_blocks = image->nr_blocks,
+	};
+	const struct clone_md_visitor nobody = { 0 };
 	struct clone_md_superblock sb;
 	const char *text;
 
@@ -332,8 +334,12 @@ static const char *judge(const struct watch *w, const struct clone_md_superblock
 static const char *read_it(const struct image *image, uint64_t *rng, bool *valid)
 {
 	struct watch w = { .image = image, .nr_blocks = image->nr_blocks, .failing = UINT64_MAX };
-	struct clone_md_visitor visitor = { take_words, take_lost, take_problem, &w };
-	struct clone_md_image source = { read_block, &w, image->nr_blocks };
+	struct clone_md_visitor visitor = {
+		.words = take_words, .lost = take_lost, .problem = take_problem, .context = &w,
+	};
+	struct clone_md_image source = {
+		.read = read_block, .context = &w, .nr_blocks = image->nr_blocks,
+	};
 	struct clone_md_superblock sb;
 	struct clone_md_stats stats;
 	const char *text;

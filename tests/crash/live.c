@@ -40,7 +40,9 @@ static void add_superblock(struct live *live, uint32_t lower)
 {
 	struct live_superblock *sb = need(1, sizeof(*sb) + live->nr_blocks), **p;
 	struct reader reader = { live, sb };
-	struct clone_md_image image = { read_block, &reader, live->nr_blocks };
+	struct clone_md_image image = {
+		.read = read_block, .context = &reader, .nr_blocks = live->nr_blocks,
+	};
 	const struct clone_md_visitor nobody = { 0 };
 	struct clone_md_superblock found;
 	const char *text;

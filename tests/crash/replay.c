@@ -362,7 +362,10 @@ static int read_block(void *context, uint64_t block, void *buf)
 
 static bool get_superblock(struct replay *r, struct clone_md_superblock *sb)
 {
-	struct clone_md_image image = { read_block, &r->disk, r->rec.meta_sectors / 8 };
+	struct clone_md_image image = {
+		.read = read_block, .context = &r->disk,
+		.nr_blocks = r->rec.meta_sectors / 8,
+	};
 	const char *text;
 
 	return !clone_md_read_superblock(&image, sb, &text);

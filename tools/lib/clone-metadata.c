@@ -24,62 +24,10 @@
 #include <linux/fs.h>
 #endif
 
+#include "clone-format.h"
 #include "clone-metadata.h"
 #include "crc32c.h"
 #include "endian-le.h"
-
-/* The superblock. */
-#define SB_FLAGS		4
-#define SB_BLOCKNR		8
-#define SB_UUID			16
-#define SB_MAGIC		32
-#define SB_VERSION		40
-#define SB_SPACE_MAP_ROOT	44
-#define SB_REGION_SIZE		172
-#define SB_TARGET_SIZE		180
-#define SB_BITSET_ROOT		188
-#define SB_DEST_ZEROED		196
-#define DEST_ZEROED_MARK	UINT64_C(0x6f72657a74736564)
-
-/* A node of a tree: header, room for max_entries keys, then the values. */
-#define NODE_FLAGS		4
-#define NODE_BLOCKNR		8
-#define NODE_NR_ENTRIES		16
-#define NODE_MAX_ENTRIES	20
-#define NODE_VALUE_SIZE		24
-#define NODE_KEYS		32
-
-#define NODE_INTERNAL		1u
-#define NODE_LEAF		2u
-
-/* A block of an array. */
-#define ARRAY_MAX_ENTRIES	4
-#define ARRAY_NR_ENTRIES	8
-#define ARRAY_VALUE_SIZE	12
-#define ARRAY_BLOCKNR		16
-#define ARRAY_VALUES		24
-
-#define WORDS_PER_ARRAY		((CLONE_MD_BLOCK_SIZE - ARRAY_VALUES) / 8)
-
-/* The root of the space map, in the superblock. */
-#define ROOT_NR_BLOCKS		0
-#define ROOT_NR_ALLOCATED	8
-#define ROOT_INDEX		16
-#define ROOT_REF_COUNTS		24
-
-/* The index of the space map: one entry a bitmap. */
-#define INDEX_BLOCKNR		8
-#define INDEX_ENTRIES		16
-#define INDEX_ENTRY_SIZE	16
-#define ENTRY_BLOCKNR		0
-#define ENTRY_NR_FREE		8
-#define ENTRY_NONE_FREE_BEFORE	12
-
-/* A bitmap of the space map: two bits a block. */
-#define BITMAP_BLOCKNR		8
-#define BITMAP_COUNTS		16
-
-#define COUNTS_PER_BITMAP	((CLONE_MD_BLOCK_SIZE - BITMAP_COUNTS) * 4)
 
 /* Three levels serve 2^31 regions. */
 #define MAX_DEPTH		4
@@ -98,6 +46,8 @@ struct walk {
 	uint64_t nr_blocks;		/* those that may be referred to */
 	bool *referenced;		/* one a block */
 	uint8_t *counts;		/* as the space map has it; one a block */
+
+	bool incomplete;		/* not all references were met */
 
 	unsigned int leaf_depth;	/* of the tree at hand, from 1; 0: unknown */
 
@@ -305,6 +255,8 @@ static bool note_reference(struct walk *w, uint64_t b)
 		return false;
 	}
 	w->referenced[b] = true;
+	if (w->visitor->reference)
+		w->visitor->reference(w->visitor->context, b);
 
 	return true;
 }
@@ -447,7 +399,7 @@ static void tell_words(struct walk *w, uint64_t b, const uint8_t *values, unsign
 
 		words[i] = get_le64(values + 8 * i);
 		if (words[i] & ~mask) {
-			problem(w, CLONE_MD_UNTIDY, b, "bits behind the last region are set");
+			problem(w, CLONE_MD_UNTIDY, b, "bits after the last region are set");
 			words[i] &= mask;
 		}
 		w->stats.nr_hydrated += __builtin_popcountll(words[i]);
@@ -488,6 +440,8 @@ static void walk_array_block(struct walk *w, uint64_t key, const uint8_t *value)
 	}
 
 	skip_to_word(w, first);
+	if (w->visitor->array)
+		w->visitor->array(w->visitor->context, key, b);
 	tell_words(w, b, a + ARRAY_VALUES, nr);
 }
 
@@ -604,6 +558,8 @@ static void compare_count(struct walk *w, uint64_t b)
 		problem(w, CLONE_MD_DAMAGED, b, "its large reference count is missing");
 	else if (w->referenced[b] && !count)
 		problem(w, CLONE_MD_UNPROTECTED, b, "in use, but free in the space map");
+	else if (w->incomplete)
+		return;
 	else if (w->referenced[b] && count > 1)
 		problem(w, CLONE_MD_LEAKED, b, "one reference, but space map has %u%s",
 			count < COUNT_MANY ? count : COUNT_MANY,
@@ -616,6 +572,10 @@ static void compare_counts(struct walk *w)
 {
 	uint64_t allocated = get_le64(w->sb->space_map_root + ROOT_NR_ALLOCATED);
 	bool all_known = true;
+
+	/* What damaged blocks refer to is not known: it may be in use. */
+	w->incomplete = w->stats.problems[CLONE_MD_UNREADABLE] ||
+			w->stats.problems[CLONE_MD_DAMAGED];
 
 	for (uint64_t b = 0; b < w->nr_blocks; b++) {
 		compare_count(w, b);
@@ -772,9 +732,11 @@ int clone_md_image_from_fd(struct clone_md_image *image, int fd)
 #endif
 	}
 
-	image->read = read_fd;
-	image->context = (void *)(intptr_t)fd;
-	image->nr_blocks = size / CLONE_MD_BLOCK_SIZE;
+	*image = (struct clone_md_image) {
+		.read = read_fd,
+		.context = (void *)(intptr_t)fd,
+		.nr_blocks = size / CLONE_MD_BLOCK_SIZE,
+	};
 
 	return 0;
 }

@@ -2,13 +2,13 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * Reading the metadata of a clone from an image of it: a file, a device that
- * nobody uses, or anything else that can hand out blocks.
+ * The metadata of a clone: reading it from an image, that is a file, a device
+ * or anything else that can hand out blocks; and writing it.
  *
- * The image may hold anything at all.  Whatever it is, these functions end, in
- * a time that depends on the size of the image only, stay within their
- * memory, and never write.  What they find wrong they report, and go on where
- * something is left to be read.
+ * The image may hold anything at all.  Whatever it is, the reader ends, in a
+ * time that depends on the size of the image only, stays within its memory,
+ * and never writes.  What it finds wrong it reports, and goes on where something
+ * is left to be read.  The writer goes on only with metadata that is sound.
  *
  * Blocks have 4096 bytes and are counted from 0; region and target sizes are
  * in sectors of 512 bytes; a word is 64 regions, the lowest bit for the first
@@ -40,11 +40,15 @@
 /*
  * Where the metadata is.  read() gets block @block, which is less than
  * @nr_blocks, into the 4096 bytes of @buf, and returns 0 or a negative errno.
+ * write() and flush() are for the writer only: what was written before a flush
+ * began is durable when it has returned 0.
  */
 struct clone_md_image {
 	int (*read)(void *context, uint64_t block, void *buf);
 	void *context;
 	uint64_t nr_blocks;
+	int (*write)(void *context, uint64_t block, const void *buf);
+	int (*flush)(void *context);
 };
 
 struct clone_md_superblock {
@@ -94,6 +98,12 @@ struct clone_md_visitor {
 
 	/* Words that cannot be read.  What is not told so is told by words(). */
 	void (*lost)(void *context, uint64_t first, uint64_t nr);
+
+	/* Part @key of the bitset is in @block; words() comes next. */
+	void (*array)(void *context, uint64_t key, uint64_t block);
+
+	/* Something refers to @block. */
+	void (*reference)(void *context, uint64_t block);
 
 	/* @text is valid during the call, has no newline and no block number. */
 	void (*problem)(void *context, enum clone_md_problem kind,
@@ -160,7 +170,8 @@ int clone_md_walk_bitset(const struct clone_md_image *image,
 
 /*
  * Walk everything that @sb points to, and compare the references that were
- * found with those that the space map counts.
+ * found with those that the space map counts.  Nothing is called leaked once
+ * anything is damaged: it may be in use by what cannot be read.
  *
  * @stats may be NULL.  Returns 0 if there was nothing to complain about,
  * -EILSEQ if problems were reported, -ENOMEM or -EINVAL as above.
@@ -176,5 +187,140 @@ int clone_md_check(const struct clone_md_image *image,
  * Returns 0 or a negative errno.
  */
 int clone_md_image_from_fd(struct clone_md_image *image, int fd);
+
+/*
+ * An image in a device or a file that is opened by name, with O_DIRECT where
+ * that is possible: what other programs have cached does not hide what is on
+ * the disk.  See clone-device.c.
+ *
+ * CLONE_MD_OPEN_READ: a device in use is opened all the same, and @in_use is
+ *	set; it must be read live, see clone_md_same_superblock().  Otherwise it
+ *	is claimed: nobody activates it meanwhile.
+ * CLONE_MD_OPEN_WRITE: a device in use is refused with -EBUSY, always.
+ */
+enum clone_md_open_mode { CLONE_MD_OPEN_READ, CLONE_MD_OPEN_WRITE };
+
+struct clone_md_device {
+	struct clone_md_image image;
+	int fd;
+	bool in_use;
+	bool is_block_device;
+
+	/* A window of blocks that was read at once. */
+	uint8_t *window;
+	uint64_t window_start;
+	uint64_t window_nr;
+};
+
+int clone_md_open_device(struct clone_md_device *dev, const char *path,
+			 enum clone_md_open_mode mode);
+void clone_md_close_device(struct clone_md_device *dev);
+
+/*
+ * Read live metadata so: read block 0 with @image->read, parse it, walk what it
+ * refers to, and compare.  What a superblock refers to is there until the second
+ * commit after it.  So the walk counts only if the block has not changed since;
+ * if it has, start again.  Returns 1 if @block is what the image has as its
+ * superblock now, 0 if not, or a negative errno.
+ */
+int clone_md_same_superblock(const struct clone_md_image *image, const void *block);
+
+/*
+ * Get back what is left of the bitset when parts of its tree are damaged.  It
+ * tells words() and lost() as clone_md_walk_bitset() does, in ascending order,
+ * and problem() for what that walk finds.  Nodes that cannot be reached are
+ * looked for in all blocks that the space map counts; if that is damaged too
+ * then they remain lost, since nothing tells old nodes from new ones.
+ *
+ * Returns 0 if all words were told, -EILSEQ if some are lost, or another
+ * negative errno.
+ */
+int clone_md_salvage(const struct clone_md_image *image,
+		     const struct clone_md_superblock *sb,
+		     const struct clone_md_visitor *visitor);
+
+/*
+ * The same without a superblock: only the sizes in @sb are used.  All trees are
+ * looked for that may have been the bitset.  Regions that one of them has as
+ * hydrated, and another as not, are lost.  @nr_found is the number of trees.
+ */
+int clone_md_salvage_without_superblock(const struct clone_md_image *image,
+					const struct clone_md_superblock *sb,
+					const struct clone_md_visitor *visitor,
+					unsigned int *nr_found);
+
+/*
+ * Sizes of metadata devices, in blocks.  The smallest one that the kernel
+ * accepts, with which a commit may have to be split; and the one with which
+ * each commit is one transaction.  The geometry must be good.
+ */
+uint64_t clone_md_smallest_size(const struct clone_md_superblock *sb);
+uint64_t clone_md_recommended_size(const struct clone_md_superblock *sb);
+
+/*
+ * The writer.  It changes metadata as the kernel does: what the superblock
+ * refers to is never overwritten; so whenever the power fails, the metadata is
+ * that of the last commit or, during one, that of it.  Memory: 16 bytes per
+ * 32576 regions, and a byte a block.  No threads, or a lock.  After any error
+ * but -ENOSPC and -EINVAL the writer can only be closed; what was committed
+ * is there.
+ */
+struct clone_md_writer;
+
+/*
+ * New metadata: @sb has region_size, target_size, dest_zeroed, flags and uuid.
+ * No region is hydrated.  Block 0 is made invalid, durably, before this
+ * returns: until the first commit nothing takes the image for metadata.
+ * -EINVAL if the sizes are no good, -ENOSPC if the image is too small.
+ */
+int clone_md_create(const struct clone_md_image *image,
+		    const struct clone_md_superblock *sb,
+		    struct clone_md_writer **writer);
+
+/* Is this the block 0 that clone_md_create() leaves until the first commit? */
+bool clone_md_is_unfinished(const void *block);
+
+/*
+ * Metadata that exists and must be sound: -EUCLEAN otherwise, or what
+ * clone_md_read_superblock() returns.  @sb is set to the superblock.  Nothing is
+ * written yet.  Blocks that are leaked come back with the first commit.
+ */
+int clone_md_edit(const struct clone_md_image *image,
+		  struct clone_md_superblock *sb,
+		  struct clone_md_writer **writer);
+
+/*
+ * What the next commit says about unhydrated regions.  Whoever is going to
+ * write to the destination clears the mark, and commits, first.
+ */
+void clone_md_set_dest_zeroed(struct clone_md_writer *w, bool dest_zeroed);
+
+/* Is @region hydrated, in the next commit?  0, 1 or a negative errno. */
+int clone_md_is_hydrated(struct clone_md_writer *w, uint64_t region);
+
+/*
+ * The first region from @region on that is not hydrated in the next commit; the
+ * number of regions if there is none.  Returns 0 or a negative errno.
+ */
+int clone_md_next_unhydrated(struct clone_md_writer *w, uint64_t region,
+			     uint64_t *found);
+
+/*
+ * Mark @nr regions from @first on as hydrated.  Their data must be durable in
+ * the destination: when the device is full this commits what there is so far,
+ * and goes on; so a commit may come before clone_md_commit() is called.  Works
+ * best in ascending order.  -EINVAL if there are no such regions; -ENOSPC if the
+ * device is too small even so.
+ */
+int clone_md_set_hydrated(struct clone_md_writer *w, uint64_t first, uint64_t nr);
+
+/* One transaction: returns 0 when it is durable. */
+int clone_md_commit(struct clone_md_writer *w);
+
+/* How many regions are hydrated, in the next commit. */
+uint64_t clone_md_nr_hydrated(const struct clone_md_writer *w);
+
+/* What is not committed is lost.  The image stays the caller's. */
+void clone_md_close(struct clone_md_writer *w);
 
 #endif
