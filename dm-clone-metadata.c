@@ -29,17 +29,33 @@
 #include "dm-clone/region-map.h"
 
 /*
- * Most blocks that one thread holds locked at once: a path down a tree twice
- * (the old one and its shadow), and one of the space map.
+ * The most blocks that one thread holds locked at once: a path down a tree
+ * twice (the old one and its shadow), and one of the space map.
  */
 #define MAX_CONCURRENT_LOCKS	6
 
 /*
- * Values in a node of the tree of arrays.  The library fills nodes to a third at
- * least, so that many is what the number of nodes is estimated with.
+ * Values in a node of the tree of arrays.  The library keeps nodes filled to a
+ * third at least, so this is what the number of nodes is estimated with.
  */
 #define MAX_NODE_VALUES		252
 #define MIN_NODE_VALUES		(MAX_NODE_VALUES / 3)
+
+/*
+ * Blocks that metadata of any size has: the superblock, the index of the space
+ * map, and the root of its tree of large counts, which is empty.  Two of them
+ * never need a shadow: the superblock is written in place, and the tree does
+ * not change.
+ */
+#define NR_FIXED_BLOCKS		3
+#define NR_UNSHADOWED_BLOCKS	2
+
+/*
+ * A device must have this many blocks more than formatting is known to need:
+ * one that fails half-way, because the library allocates something by the way,
+ * is not worth the room.
+ */
+#define FORMAT_MARGIN		3
 
 /* A metadata device larger than this (16 GiB) earns a warning. */
 #define LARGE_METADATA_SECTORS	(16ULL << (30 - SECTOR_SHIFT))
@@ -64,8 +80,8 @@ struct dm_clone_metadata {
 	u64 nr_free_metadata_blocks;
 
 	/*
-	 * Protects everything below, and that there's one transaction at a
-	 * time.  Held over I/O to the metadata device.
+	 * Protects everything below, and has transactions take turns.  Held
+	 * over I/O to the metadata device.
 	 */
 	struct rw_semaphore lock;
 	struct dm_block_manager *bm;
@@ -74,27 +90,29 @@ struct dm_clone_metadata {
 	struct dm_btree_info arrays_info;	/* the tree of array blocks */
 	dm_block_t bitset_root;
 	bool read_only;
-	bool is_new;		/* these are constant once it's open */
+	bool is_new;		/* constant once it's open, as is */
 	bool found_dest_zeroed;
 	bool leaks_told;
 
 	/*
-	 * What the transaction builds on, and whether a crash may not leave that:
-	 * it was merely read, or a flush after its write has failed.
+	 * The superblock that the transaction builds on.  While it is in doubt
+	 * a crash may leave another one: it was merely read, or the flush after
+	 * its write has failed.
 	 */
 	struct superblock_disk sb;
 	bool in_doubt;
 
 	/*
-	 * Dirty words are written in rounds over all arrays.  A round that the
-	 * room on the device limits takes several transactions, and each begins
-	 * with the array that had no room in the last, so that none starves.
+	 * Dirty words are written in rounds over all arrays.  If the device has
+	 * too little room for a round it takes several transactions.  Each
+	 * begins with the array that had no room in the last one, so that none
+	 * starves.
 	 */
 	u32 cursor;		/* the next array */
 	u32 round_left;		/* arrays until the round is over; 0: it is */
 	u32 commit_left;	/* the same, once the transaction is committed */
 
-	/* Arrays that have a new block already, in this transaction. */
+	/* Arrays that already have a new block in this transaction. */
 	unsigned long *fresh;
 };
 
@@ -119,7 +137,7 @@ static u32 nr_arrays(struct dm_clone_metadata *cmd)
 	return DIV_ROUND_UP(cmd->nr_words, (u32)WORDS_PER_ARRAY);
 }
 
-/* The most levels the tree of arrays has. */
+/* The most levels that the tree of arrays can have. */
 static unsigned int max_levels(struct dm_clone_metadata *cmd)
 {
 	unsigned int levels = 1;
@@ -132,13 +150,13 @@ static unsigned int max_levels(struct dm_clone_metadata *cmd)
 	return levels;
 }
 
-/* The most blocks that the bitset takes: its arrays and the nodes above them. */
+/* The most blocks that the bitset can take: arrays and the nodes above them. */
 static u64 bitset_blocks(struct dm_clone_metadata *cmd)
 {
 	return nr_arrays(cmd) + nr_arrays(cmd) / MIN_NODE_VALUES + max_levels(cmd);
 }
 
-/* The bitmaps that the space map of a device of @nr_blocks has. */
+/* The number of bitmaps in the space map of a device of @nr_blocks. */
 static u64 nr_bitmaps(u64 nr_blocks)
 {
 	nr_blocks = min_t(u64, nr_blocks, DM_SM_METADATA_MAX_BLOCKS);
@@ -147,9 +165,16 @@ static u64 nr_bitmaps(u64 nr_blocks)
 }
 
 /*
- * Blocks that are to be free when an array is changed, on a device of
- * @nr_blocks: its shadow and those of the path to it; and for the space map the
- * index and as many of its bitmaps as may have to do with these.
+ * Blocks that must be free before an array is changed, on a device of
+ * @nr_blocks: for its shadow and those of the path to it, and for those of the
+ * space map's index and of the bitmaps that these may change: one where each
+ * block was, one where it goes, and one for the space map's own blocks.
+ *
+ * Not counted is what it costs to give up a block with more than one reference:
+ * the tree of large counts may change, and the children of a shared node get
+ * another reference each.  No clone makes such metadata.  Where somebody else
+ * has, the room may run out half-way: then the transaction fails with -ENOSPC,
+ * and is aborted like any other that fails.
  */
 static u64 blocks_to_change_array(struct dm_clone_metadata *cmd, u64 nr_blocks)
 {
@@ -158,34 +183,34 @@ static u64 blocks_to_change_array(struct dm_clone_metadata *cmd, u64 nr_blocks)
 	return path + 1 + min_t(u64, nr_bitmaps(nr_blocks), 2 * path + 1);
 }
 
-/* The most that a superblock refers to, with itself and the root of the counts. */
+/* The most blocks that metadata can have in use. */
 static u64 blocks_in_use(struct dm_clone_metadata *cmd, u64 nr_blocks)
 {
-	return 3 + bitset_blocks(cmd) + nr_bitmaps(nr_blocks);
+	return NR_FIXED_BLOCKS + bitset_blocks(cmd) + nr_bitmaps(nr_blocks);
 }
 
 /*
- * The blocks that a fresh clone needs, and the shadows that will be needed at
- * once: what cannot work is refused before anything has been written.
+ * The blocks that a new clone needs, shadows for its first change included:
+ * what cannot work is refused before anything is written.
  */
 static u64 blocks_to_format(struct dm_clone_metadata *cmd, u64 nr_blocks)
 {
 	return blocks_in_use(cmd, nr_blocks) +
-	       blocks_to_change_array(cmd, nr_blocks) + 3;
+	       blocks_to_change_array(cmd, nr_blocks) + FORMAT_MARGIN;
 }
 
 /*
  * The blocks with which every commit is one transaction, whatever has changed:
- * what is in use stays as it is until the superblock is written, and all of it,
- * but for the superblock and the root of the counts, may have a shadow by then.
- * The last array is still to find what has_room() asks for.
+ * what is in use stays as it is until the superblock is written, and nearly all
+ * of it may have a shadow by then.  Even the last array must find the room that
+ * has_room() asks for.
  *
  * This is what Documentation/dm-clone.rst recommends: two bits a region; the
  * heads of the arrays and the nodes add 1.8 % at most.
  */
 static u64 blocks_for_one_transaction(struct dm_clone_metadata *cmd, u64 nr_blocks)
 {
-	return 2 * blocks_in_use(cmd, nr_blocks) - 2 +
+	return 2 * blocks_in_use(cmd, nr_blocks) - NR_UNSHADOWED_BLOCKS +
 	       blocks_to_change_array(cmd, nr_blocks);
 }
 
@@ -213,7 +238,7 @@ static void sb_prepare_for_write(DM_CLONE_VALIDATOR *v, struct dm_block *b,
 	sb->csum = superblock_csum(b, block_size);
 }
 
-/* The magic comes first: that something is no clone is the better news. */
+/* The magic comes first: "not a clone" tells more than "wrong checksum". */
 static int sb_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_size)
 {
 	struct superblock_disk *sb = dm_block_data(b);
@@ -251,7 +276,7 @@ static int superblock_is_all_zeroes(struct dm_block_manager *bm, bool *result)
 	struct dm_block *b;
 	int r;
 
-	/* No validator: it'd reject what is yet to be formatted. */
+	/* No validator: it would reject an unformatted device. */
 	r = dm_bm_read_lock(bm, SUPERBLOCK_LOCATION, NULL, &b);
 	if (r)
 		return r == -ENOMEM ? r : -EIO;
@@ -297,8 +322,8 @@ static int check_superblock_matches(struct dm_clone_metadata *cmd,
 
 /*
  *---------------------------------------------------------------
- * Low-level metadata handling: __foo() wants the lock held for writing, or
- * that nobody else knows of @cmd yet.
+ * Low-level metadata handling.  __foo() must be called with the lock held for
+ * writing, or before anybody else knows of @cmd.
  *---------------------------------------------------------------
  */
 
@@ -316,7 +341,7 @@ static void __update_block_counts(struct dm_clone_metadata *cmd)
 static int __lock_superblock(struct dm_clone_metadata *cmd,
 			     const struct superblock_disk *sb, struct dm_block **b)
 {
-	/* What an extension of the format may have put there is outdated now. */
+	/* What extensions of the format may have put there is out of date. */
 	int r = dm_bm_write_lock_zero(cmd->bm, SUPERBLOCK_LOCATION, &sb_validator, b);
 
 	if (!r)
@@ -368,7 +393,7 @@ static int __commit_transaction(struct dm_clone_metadata *cmd)
 	return 0;
 }
 
-/* The superblock that the transaction builds on, once more. */
+/* Write the superblock that the transaction builds on once more. */
 static int __rewrite_superblock(struct dm_clone_metadata *cmd)
 {
 	struct dm_block *b;
@@ -387,38 +412,38 @@ static int __rewrite_superblock(struct dm_clone_metadata *cmd)
 	return r;
 }
 
-static bool has_mark(const struct superblock_disk *sb)
+static bool has_note(const struct superblock_disk *sb)
 {
-	return le64_to_cpu(sb->dest_zeroed) == DEST_ZEROED_MARK;
+	return le64_to_cpu(sb->dest_zeroed) == DEST_ZEROED_NOTE;
 }
 
-static void set_mark(struct superblock_disk *sb, bool zeroed)
+static void set_note(struct superblock_disk *sb, bool zeroed)
 {
-	sb->dest_zeroed = cpu_to_le64(zeroed ? DEST_ZEROED_MARK : 0);
+	sb->dest_zeroed = cpu_to_le64(zeroed ? DEST_ZEROED_NOTE : 0);
 }
 
 /*
- * A superblock was written, and the flush after it failed: a crash may leave
- * that one or its predecessor, whichever of them is read afterwards, in this
- * activation or in a later one.  Nor does a flush that succeeds then tell: what
- * the failed one has lost need not be dirty any more (of a loop device over a
- * file it is clean, in the page cache).  A transaction on top of either
- * superblock writes to blocks that the other one needs.  So before the first
- * block of it is written, the superblock that was read goes to the disk again,
- * and a flush makes it the one that a crash leaves.
+ * If a superblock is written and the flush after it fails, a crash may leave
+ * that one or its predecessor, whichever is read afterwards, in this activation
+ * or in a later one.  A later flush that succeeds proves nothing: what the
+ * failed one has lost need not be dirty any more (in the page cache below a
+ * loop device it is clean).  A transaction on top of either superblock writes
+ * to blocks that the other one needs.  So before its first block is written,
+ * the superblock that was read is written again, and a flush makes it the one
+ * that a crash leaves.
  *
- * The mark goes with that, of a predecessor too.
+ * This also removes the note of a zeroed destination, a predecessor's too.
  */
 static int __settle_superblock(struct dm_clone_metadata *cmd)
 {
-	if (!cmd->in_doubt && !has_mark(&cmd->sb))
+	if (!cmd->in_doubt && !has_note(&cmd->sb))
 		return 0;
 
-	set_mark(&cmd->sb, false);
+	set_note(&cmd->sb, false);
 	return __rewrite_superblock(cmd);
 }
 
-/* Forget the transaction and all that is cached of the disk. */
+/* Forget the transaction and what is cached of the disk. */
 static void __destroy_transaction(struct dm_clone_metadata *cmd)
 {
 	if (!cmd->tm)
@@ -435,13 +460,13 @@ static u64 metadata_blocks_of(struct block_device *bdev)
 	return bdev_nr_sectors(bdev) >> __ffs(DM_SM_METADATA_BLOCK_SIZE);
 }
 
-/* What the library calls damage reads as something else to the user. */
+/* The library's errors for damage mean something else to users. */
 static bool means_damage(int r)
 {
 	return r == -EILSEQ || r == -ENOTBLK;
 }
 
-/* Read and check the superblock.  The copy is safe to be used. */
+/* Read and check the superblock.  The copy may be trusted. */
 static int __read_superblock(struct dm_clone_metadata *cmd,
 			     struct superblock_disk *sb, char **error)
 {
@@ -461,7 +486,7 @@ static int __read_superblock(struct dm_clone_metadata *cmd,
 	return check_superblock_matches(cmd, sb, error);
 }
 
-/* Once, not each time that the metadata is read again. */
+/* Once, not each time the metadata is read again. */
 static void tell_leaks(struct dm_clone_metadata *cmd, u64 nr)
 {
 	if (nr && !cmd->leaks_told)
@@ -520,7 +545,7 @@ static void load_word(void *context, u32 index, u64 word)
 	dm_clone_region_map_load_word(context, index, word);
 }
 
-/* What the disk doesn't have goes there with the next transaction. */
+/* Words that the disk does not have are written by the next transaction. */
 static void compare_word(void *context, u32 index, u64 word)
 {
 	dm_clone_region_map_compare_word(context, index, word);
@@ -528,9 +553,9 @@ static void compare_word(void *context, u32 index, u64 word)
 
 /*
  *---------------------------------------------------------------
- * Writing the bitset.  Array blocks are changed by us, since dm_array_set_value()
- * leaves a block locked if it runs into an error half-way, and the block
- * manager's BUG_ON() finds that later on.  It also takes each word by itself.
+ * Writing the bitset.  We change array blocks ourselves: dm_array_set_value()
+ * leaves a block locked if it runs into an error half-way, which the block
+ * manager's BUG_ON() finds later on.  It also sets one word at a time.
  *---------------------------------------------------------------
  */
 
@@ -545,7 +570,7 @@ static void array_prepare_for_write(DM_CLONE_VALIDATOR *v, struct dm_block *b,
 					     ARRAY_CSUM_XOR));
 }
 
-/* Everything has been looked at when the metadata was opened: just the sum. */
+/* Everything else was checked when the metadata was opened. */
 static int array_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_size)
 {
 	struct disk_array *d = dm_block_data(b);
@@ -567,7 +592,7 @@ static DM_CLONE_VALIDATOR array_validator = {
 	.check = array_check,
 };
 
-/* Fill the block of array @array from the map: none of it is dirty any more. */
+/* Fill the block of array @array from the map; none of it stays dirty. */
 static void __fill_array(struct dm_clone_metadata *cmd, u32 array,
 			 struct disk_array *d)
 {
@@ -582,9 +607,9 @@ static void __fill_array(struct dm_clone_metadata *cmd, u32 array,
 }
 
 /*
- * Lock a block of zeroes for array @array, whose block is @old now.  That one
- * isn't read, as all that it may hold is in the map.  If this transaction has
- * written it then no superblock refers to it yet, and it's used again.
+ * Lock a zeroed block for array @array, whose block is @old now.  @old is not
+ * read: the map has all that it may hold.  If this transaction has written it,
+ * no superblock refers to it yet, and it is used again.
  */
 static int __lock_new_array(struct dm_clone_metadata *cmd, u32 array, dm_block_t old,
 			    struct dm_block **b)
@@ -641,7 +666,7 @@ static bool has_room(struct dm_clone_metadata *cmd)
 	       nr >= blocks_to_change_array(cmd, cmd->nr_metadata_blocks);
 }
 
-/* The first array at or after @from with dirty words, or the number of arrays. */
+/* The first array from @from on with dirty words, or the number of arrays. */
 static u32 __next_dirty_array(struct dm_clone_metadata *cmd, u32 from)
 {
 	u32 index = dm_clone_region_map_next_dirty_word(cmd->map, from * WORDS_PER_ARRAY);
@@ -650,8 +675,8 @@ static u32 __next_dirty_array(struct dm_clone_metadata *cmd, u32 from)
 }
 
 /*
- * Move the cursor to the next array of the round with dirty words.  Returns how
- * many are left of the round with that one; 0: it's over.
+ * Move the cursor to the next array of the round that has dirty words.  Returns
+ * how many arrays are left of the round, that one included; 0: it is over.
  */
 static u32 __advance_round(struct dm_clone_metadata *cmd, u32 left)
 {
@@ -670,8 +695,8 @@ static u32 __advance_round(struct dm_clone_metadata *cmd, u32 left)
 }
 
 /*
- * One round takes all words that were dirty when it began.  Some that have got
- * dirty since may have to wait for the next one.
+ * A round takes all words that were dirty when it began.  Words that become
+ * dirty later may have to wait for the next one.
  */
 static int __write_dirty_words(struct dm_clone_metadata *cmd)
 {
@@ -679,7 +704,7 @@ static int __write_dirty_words(struct dm_clone_metadata *cmd)
 	bool written = false;
 	int r = 0;
 
-	/* If it isn't committed another round has to begin. */
+	/* If this is not committed another round has to begin. */
 	cmd->round_left = 0;
 	dm_clone_region_map_set_changed(cmd->map, false);
 
@@ -705,9 +730,9 @@ static int __write_dirty_words(struct dm_clone_metadata *cmd)
 }
 
 /*
- * Take the blocks that the metadata device has more than when it was formatted.
- * The space map needs new bitmaps for them and puts these into the new room,
- * with the next superblock.
+ * Use the blocks that the metadata device has gained since it was formatted.
+ * The space map puts the bitmaps for them into the new room, with the next
+ * superblock.
  */
 static int __use_added_blocks(struct dm_clone_metadata *cmd)
 {
@@ -756,7 +781,7 @@ int dm_clone_metadata_pre_commit(struct dm_clone_metadata *cmd)
 		dm_clone_region_map_begin_commit(cmd->map);
 		r = __write_dirty_words(cmd);
 	}
-	/* A round that breaks off says nothing of what the next call needs. */
+	/* A round that breaks off says nothing about the next one. */
 	if (r)
 		cmd->round_left = 0;
 	up_write(&cmd->lock);
@@ -772,7 +797,7 @@ int dm_clone_metadata_commit(struct dm_clone_metadata *cmd)
 	r = __usable(cmd);
 	if (!r) {
 		r = __commit_transaction(cmd);
-		/* The space map may take it for done; nothing may build on that. */
+		/* The space map may believe that it succeeded. */
 		if (r)
 			__destroy_transaction(cmd);
 		else
@@ -790,8 +815,8 @@ bool dm_clone_metadata_has_more(struct dm_clone_metadata *cmd)
 }
 
 /*
- * An error of a write that nobody needs would be found by the next commit.  How
- * the flush ends is of no interest: nothing relies on it.
+ * The next commit would find errors of writes that nobody needs any more.  The
+ * result of the flush does not matter: nothing relies on it.
  */
 static void __forget_write_errors(struct dm_clone_metadata *cmd)
 {
@@ -813,19 +838,19 @@ int dm_clone_metadata_abort(struct dm_clone_metadata *cmd)
 	__destroy_transaction(cmd);
 
 	/*
-	 * Writes the blocks of the transaction that are dirty.  They are free in
-	 * the superblock it builds on, which is the one that a crash leaves: if
-	 * that was in doubt, then it has been settled before the first of them.
-	 * After a commit that has failed, or a settlement, nothing is dirty.
+	 * This writes the transaction's dirty blocks.  They are free in the
+	 * superblock that it builds on, which is the one that a crash leaves:
+	 * if it was in doubt it was settled before the first of them was
+	 * written.  After a failed commit, or a failed settlement, nothing is
+	 * dirty.
 	 */
 	dm_block_manager_reset(cmd->bm);
 	__forget_write_errors(cmd);
 
 	/*
-	 * The words that were taken off their marks get marked again.  If that
-	 * fails, all regions count as not committed.  So they do while the
-	 * superblock just read may not be what a crash leaves, which the next
-	 * pre_commit settles.
+	 * Words that were taken are marked dirty again.  If that fails, no
+	 * region counts as committed; nor does any while the superblock just
+	 * read is in doubt, which the next pre_commit settles.
 	 */
 	r = __open_transaction(cmd, compare_word, &error);
 	if (r || cmd->in_doubt)
@@ -856,18 +881,18 @@ int dm_clone_metadata_settle(struct dm_clone_metadata *cmd)
 	return r;
 }
 
-/* If this fails the disk may have the mark or not, which is to be settled. */
+/* If this fails the disk may have the note or not: it has to be settled. */
 int dm_clone_metadata_note_dest_zeroed(struct dm_clone_metadata *cmd)
 {
 	int r;
 
 	down_write(&cmd->lock);
 	r = __usable(cmd);
-	if (!r && (!has_mark(&cmd->sb) || cmd->in_doubt)) {
-		set_mark(&cmd->sb, true);
+	if (!r && (!has_note(&cmd->sb) || cmd->in_doubt)) {
+		set_note(&cmd->sb, true);
 		r = __rewrite_superblock(cmd);
 		if (r)
-			set_mark(&cmd->sb, false);
+			set_note(&cmd->sb, false);
 	}
 	up_write(&cmd->lock);
 
@@ -933,8 +958,9 @@ static int __format(struct dm_clone_metadata *cmd, char **error)
 	}
 
 	/*
-	 * The zeroes may be in the disk's cache only, and what was there before
-	 * come back in a crash: on top of blocks that are written now.
+	 * The zeroes may be in the disk's cache only.  Then a crash may bring
+	 * back the superblock before them, on top of blocks that are written
+	 * now.
 	 */
 	*error = "Failed to flush the metadata device";
 	r = blkdev_issue_flush(cmd->bdev);
@@ -955,11 +981,11 @@ static int __format(struct dm_clone_metadata *cmd, char **error)
 		r = __commit_transaction(cmd);
 	if (r) {
 		DMERR("%pg: failed to format: %d", cmd->bdev, r);
-		/* It was written a moment ago: the device has lost it. */
+		/* We wrote it a moment ago: the device has lost it. */
 		return means_damage(r) ? -EIO : r;
 	}
 
-	/* From here on array blocks have our validator, not the library's. */
+	/* From here on array blocks have our validator. */
 	__destroy_transaction(cmd);
 	dm_block_manager_reset(cmd->bm);
 
@@ -993,11 +1019,11 @@ static int __open_or_format(struct dm_clone_metadata *cmd, bool may_be_formatted
 		return r;
 
 	/*
-	 * The machine may have been reset before this superblock had been flushed,
+	 * The machine may have been reset before this superblock was flushed,
 	 * or the flush may have failed in the last activation.
 	 */
 	cmd->in_doubt = true;
-	cmd->found_dest_zeroed = has_mark(&cmd->sb);
+	cmd->found_dest_zeroed = has_note(&cmd->sb);
 
 	return 0;
 }

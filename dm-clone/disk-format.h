@@ -2,12 +2,12 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * What lies on a metadata device: little-endian, in blocks of 4 KiB, each with
- * a crc32c in its first four bytes that is xored with a constant of its kind.
+ * What lies on a metadata device.  Numbers are little-endian, blocks 4 KiB.
+ * Each block begins with a crc32c, xored with a constant for its kind.
  *
- * The superblock is the clone's own.  The others are those of the
- * persistent-data library, which has them in private headers
- * (dm-btree-internal.h, dm-array.c, dm-space-map-common.h).
+ * The superblock is the clone's own.  The rest belongs to the persistent-data
+ * library, which declares it in private files (dm-btree-internal.h, dm-array.c,
+ * dm-space-map-common.h).
  */
 #ifndef DM_CLONE_DISK_FORMAT_H
 #define DM_CLONE_DISK_FORMAT_H
@@ -47,22 +47,23 @@ struct superblock_disk {
 	__le64 target_size;
 
 	/*
-	 * A dm_bitset, bit set: the region is hydrated.  That is a tree of array
-	 * blocks, by their number.
+	 * A dm_bitset: a tree of array blocks, by their number.  A set bit
+	 * means that the region is hydrated.
 	 */
 	__le64 bitset_root;
 
 	/*
-	 * Extensions: zeroes, or what a compatible one has put there.  Kernels
-	 * that don't know it write zeroes with their next superblock.
+	 * Room for compatible extensions, otherwise zeroes.  A kernel that does
+	 * not know one writes zeroes there with its next superblock.
 	 *
-	 * This one may be DEST_ZEROED_MARK: wherever regions are not hydrated the
-	 * destination reads as zeroes.  It is there only while no clone is active.
+	 * 0, or DEST_ZEROED_NOTE: wherever regions are not hydrated the
+	 * destination reads as zeroes.  The note is there only while the clone
+	 * is not active.
 	 */
 	__le64 dest_zeroed;
 } __packed;
 
-#define DEST_ZEROED_MARK	0x6f72657a74736564ULL	/* "destzero" */
+#define DEST_ZEROED_NOTE	0x6f72657a74736564ULL	/* "destzero" */
 
 #define NODE_INTERNAL		BIT(0)
 #define NODE_LEAF		BIT(1)
@@ -78,7 +79,7 @@ struct disk_node {
 	__le64 keys[];		/* max_entries of them, then the values */
 } __packed __aligned(8);
 
-/* A part of the bitset: words of 64 regions, the lowest bit is the first. */
+/* A part of the bitset, in words of 64 regions; the lowest bit comes first. */
 struct disk_array {
 	__le32 csum;
 	__le32 max_entries;

@@ -2,19 +2,18 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * A reader for metadata that may have been made by an enemy, see
- * metadata-check.h.
+ * The metadata checker, see metadata-check.h.
  *
- * Blocks are read without a validator, so that the library's validators still
- * get to see them when it reads them itself.
+ * Blocks are read without a validator: the library's own must still see them
+ * when it reads them.
  *
  * What is accepted is what the library writes for a clone: a tree in which each
- * block is referred to once, and counted.  It's counted once as a rule.  Larger
- * counts are for snapshots, which a clone has none of: such a block never gets
- * free, nor does one that is counted and not referred to.  That's no harm to
- * anything else.
+ * block is referred to once and counted, normally once.  Larger counts are for
+ * snapshots, which a clone does not have: such a block never becomes free, nor
+ * does one that is counted but not referred to.  That harms nothing else.
  *
- * Errors: -EIO if a block cannot be read, -EUCLEAN if it's not as it should be.
+ * Errors: -EIO if a block cannot be read, -EUCLEAN if one is not as it should
+ * be.
  */
 
 #define DM_MSG_PREFIX "clone metadata"
@@ -31,9 +30,9 @@
 
 struct checker {
 	struct dm_block_manager *bm;
-	u64 nr_blocks;			/* that the space map speaks of */
-	u64 nr_allocated;		/* according to its bitmaps */
-	u64 nr_many;			/* that have more than two references there */
+	u64 nr_blocks;			/* of the space map */
+	u64 nr_allocated;		/* in use, by its bitmaps */
+	u64 nr_many;			/* with more than two references there */
 	u64 nr_leaked;			/* counted more often than referred to */
 	u64 bitmaps[MAX_BITMAPS];	/* where they are */
 	unsigned long *seen;		/* blocks that something refers to */
@@ -46,8 +45,8 @@ struct checker {
 };
 
 /*
- * A tree whose values have a given size.  The keys of its leaves must ascend
- * all the way: together with the bound of the depth this bounds the walk.
+ * A tree whose values have a given size.  The keys must ascend over all leaves:
+ * this and the bound on the depth limit the walk.
  */
 struct tree {
 	u32 value_size;
@@ -55,7 +54,9 @@ struct tree {
 	int (*value)(struct checker *c, u64 key, const void *value);
 };
 
-/* A count in a bitmap: the number of references, or that it's in the tree. */
+/*
+ * In a bitmap: there are this many references or more, see the tree of counts.
+ */
 #define MANY_REFERENCES	3
 
 static int damaged(u64 block, const char *what)
@@ -90,7 +91,7 @@ static int read_block(struct checker *c, u64 b, u32 csum_xor,
 	return damaged(b, "wrong checksum");
 }
 
-/* 0, 1, 2 references, or 3 for more; the higher bit comes first. */
+/* 0, 1 or 2 references, or MANY_REFERENCES; the higher bit comes first. */
 static unsigned int count_of(const struct disk_bitmap *d, unsigned int i)
 {
 	unsigned int bits = d->counts[i / 4] >> (2 * (i % 4));
@@ -126,7 +127,7 @@ static int check_allocated(struct checker *c, u64 b)
 	return count ? 0 : damaged(b, "in use, but not so in the space map");
 }
 
-/* Something refers to @b.  Nothing else may. */
+/* Something refers to @b, and nothing else may. */
 static int note_reference(struct checker *c, u64 b)
 {
 	if (b >= c->nr_blocks)
@@ -154,7 +155,7 @@ static int check_node_header(u64 b, const struct disk_node *n,
 		return damaged(b, "tree node of an unknown kind");
 	if (size != (leaf ? tree->value_size : sizeof(__le64)))
 		return damaged(b, "tree node with values of a wrong size");
-	/* The library wants to split and merge them by thirds. */
+	/* The library splits and merges them by thirds. */
 	if (max != (BLOCK_SIZE_BYTES - sizeof(*n)) / (sizeof(__le64) + size) / 3 * 3 ||
 	    nr > max)
 		return damaged(b, "tree node with a wrong number of entries");
@@ -240,7 +241,9 @@ static int check_tree(struct checker *c, const struct tree *tree, u64 root)
 
 /*----------------------------------------------------------------*/
 
-/* The keys ascend: if all of them are right then their number tells of others. */
+/*
+ * The keys ascend: if each of them is right, and their number, none is missing.
+ */
 static int check_ref_count(struct checker *c, u64 key, const void *value)
 {
 	int count = read_count(c, key);
@@ -275,7 +278,7 @@ static int check_space_map_index(struct checker *c, u64 root)
 	return r;
 }
 
-/* The index has a summary of each bitmap, on which the allocator relies. */
+/* The index summarizes each bitmap, and the allocator relies on that. */
 static int check_bitmap_summary(struct checker *c, u64 b, u64 first_block, u32 nr_free,
 				u32 none_free_before, const struct disk_bitmap *d)
 {
@@ -332,7 +335,7 @@ static int check_space_map_bitmap(struct checker *c, u64 root, unsigned int i)
 	return r ?: note_reference(c, b);
 }
 
-/* The root is sane: its numbers are safe to be used as bounds from here on. */
+/* Check the root: from here on its numbers are safe as bounds. */
 static int check_space_map_root(struct checker *c, const struct disk_space_map *root,
 				u64 nr_dev_blocks)
 {
@@ -379,7 +382,7 @@ static int check_space_map(struct checker *c, const struct disk_space_map *root)
 		return -EUCLEAN;
 	}
 
-	/* Block 0 is the superblock; no other block may point there. */
+	/* Block 0 is the superblock: no block may refer to it. */
 	r = note_reference(c, 0);
 	if (r)
 		return r;
@@ -396,7 +399,7 @@ static int check_space_map(struct checker *c, const struct disk_space_map *root)
 	return r;
 }
 
-/* Once all references are known. */
+/* When all references are known. */
 static int count_leaks(struct checker *c)
 {
 	unsigned int i, nr = DIV_ROUND_UP_ULL(c->nr_blocks, COUNTS_PER_BITMAP);

@@ -21,7 +21,7 @@
 #define SB_TARGET_SIZE		180
 #define SB_BITSET_ROOT		188
 #define SB_DEST_ZEROED		196
-#define DEST_ZEROED_MARK	UINT64_C(0x6f72657a74736564)
+#define DEST_ZEROED_NOTE	UINT64_C(0x6f72657a74736564)
 
 /* A node of a tree: header, room for max_entries keys, then the values. */
 #define NODE_FLAGS		4

@@ -125,7 +125,7 @@ static void unpack_superblock(const uint8_t *block, struct clone_md_superblock *
 	sb->region_size = get_le64(block + SB_REGION_SIZE);
 	sb->target_size = get_le64(block + SB_TARGET_SIZE);
 	sb->bitset_root = get_le64(block + SB_BITSET_ROOT);
-	sb->dest_zeroed = get_le64(block + SB_DEST_ZEROED) == DEST_ZEROED_MARK;
+	sb->dest_zeroed = get_le64(block + SB_DEST_ZEROED) == DEST_ZEROED_NOTE;
 }
 
 int clone_md_parse_superblock(const void *block, struct clone_md_superblock *sb,

@@ -563,7 +563,7 @@ static int write_superblock(struct clone_md_writer *w)
 	put_le64(block + SB_TARGET_SIZE, sb->target_size);
 	put_le64(block + SB_BITSET_ROOT, sb->bitset_root);
 	if (sb->dest_zeroed)
-		put_le64(block + SB_DEST_ZEROED, DEST_ZEROED_MARK);
+		put_le64(block + SB_DEST_ZEROED, DEST_ZEROED_NOTE);
 
 	return write_block(w, 0, block, CLONE_MD_SUPERBLOCK_CSUM_XOR, SB_BLOCKNR);
 }

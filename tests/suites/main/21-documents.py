@@ -84,16 +84,16 @@ class Format:
                 for i in range(found["nr_entries"])]
 
 
-@test("the superblock is that of metadata-format.rst, byte for byte", ours="it has no mark")
+@test("the superblock is that of metadata-format.rst, byte for byte", ours="it has no note")
 def _(t):
     clone = t.clone(region=128, features=["no_hydration", "zeroed_destination"], former=0)
     clone.put(0, 128)
     clone.flush()
     layout = Format(clone.meta.block)
-    for mark in b"\0" * 8, b"destzero":        # while it is active, and after that
+    for note in b"\0" * 8, b"destzero":        # while it is active, and after that
         data, _, end = layout.superblock(**{
             "flags": 0, "uuid": 0, "magic": 0x8af27f64, "version": 1, "region size": 128,
-            "target size": clone.size, "dest_zeroed": int.from_bytes(mark, "little"),
+            "target size": clone.size, "dest_zeroed": int.from_bytes(note, "little"),
             "reserved": 0})
         equal(end, len(data), "the end of the last field")
         clone.deactivate()

@@ -242,17 +242,17 @@ def _(t):
     clone.check()
 
 
-@test("the mark of a zeroed destination is off the disk before anything is written there",
+@test("the note of a zeroed destination is off the disk before anything is written there",
       ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, 4 * MIB)], features=ZEROED, former=0)
     clone.deactivate()
-    marked = clone.meta.image()
+    noted = clone.meta.image()
     clone.activate()
-    if clone.meta.image()[:4096] == marked[:4096]:
+    if clone.meta.image()[:4096] == noted[:4096]:
         raise Failure("the superblock is what it was while the clone was not active")
     clone.deactivate()
-    if clone.meta.image()[:4096] != marked[:4096]:
+    if clone.meta.image()[:4096] != noted[:4096]:
         raise Failure("the superblock is not what the first activation has left")
     clone.meta.fail_writes()
     try:
