@@ -5,8 +5,8 @@
  * The clone target: a writable device that shows the content of a read-only
  * source at once, and gets it to a destination in the background.
  *
- * This file makes a clone, suspends, resumes and destroys it, and tells its limits.
- * What it does meanwhile is in dm-clone/: clone.h says where.
+ * This file makes a clone, suspends, resumes and destroys it, and sets its
+ * limits.  Everything else is in dm-clone/: clone.h says where.
  */
 
 #include <linux/blkdev.h>
@@ -45,7 +45,7 @@ static bool can_pass_discards_down(struct clone *clone)
 	       bdev_max_discard_sectors(clone->geo.dest);
 }
 
-/* A device that comes and goes may have much of this to tell. */
+/* Rate-limited: a device may come and go often. */
 static void hydration_waits(void *context, const char *device)
 {
 	struct clone *clone = context;
@@ -131,29 +131,29 @@ static int create_resources(struct clone *clone)
 }
 
 /*
- * Nothing is read of the source of a finished clone: anything may be in its place.
- * So the metadata is read before the source is judged, but not formatted if it
- * would be in vain.
+ * A finished clone reads nothing from its source: any device may be in its
+ * place.  So the metadata is opened before the source is judged, but not
+ * formatted if the source is bad.
  */
 static int open_metadata(struct clone *clone)
 {
 	char *bad_source = dm_clone_source_error(clone);
 	struct dm_target *ti = clone->ti;
-	struct clone_store *store;
+	int r;
 
-	store = dm_clone_get_store(ti, clone->region_size, clone->metadata_dev->bdev,
-				   !clone->read_only && !bad_source);
+	r = dm_clone_get_store(ti, clone->region_size, clone->metadata_dev->bdev,
+			       !clone->read_only && !bad_source, &clone->store);
 
-	/* What the source holds is no metadata: that's not the reason to tell. */
-	if (IS_ERR(store) && store != ERR_PTR(-ENOENT) &&
-	    clone->geo.source != clone->metadata_dev->bdev)
-		return PTR_ERR(store);
+	/*
+	 * If source and metadata are one device, that is the error to report.
+	 */
+	if (r && r != -ENOENT && clone->geo.source != clone->metadata_dev->bdev)
+		return r;
 
-	if (!IS_ERR(store)) {
-		clone->store = store;
-		clone->cmd = store->cmd;
-		clone->map = dm_clone_metadata_map(store->cmd);
-		/* Not clone->finished: that has to be settled, see preresume. */
+	if (!r) {
+		clone->cmd = clone->store->cmd;
+		clone->map = dm_clone_metadata_map(clone->cmd);
+		/* Not clone->finished: the metadata has to be settled first. */
 		if (is_finished(clone))
 			return 0;
 	}
@@ -163,7 +163,7 @@ static int open_metadata(struct clone *clone)
 		return -EINVAL;
 	}
 
-	if (IS_ERR(store)) {
+	if (r) {
 		ti->error = "Metadata device is not formatted, and the table is read-only";
 		return -EROFS;
 	}
@@ -189,7 +189,7 @@ static void destroy_clone(struct clone *clone)
 
 	dm_clone_reader_destroy(clone->reader);
 	if (clone->hydration) {
-		/* A message may have brought up work since the last suspend. */
+		/* A message may have started work after the last suspend. */
 		dm_clone_hydration_stop(clone->hydration);
 		dm_clone_hydration_destroy(clone->hydration);
 	}
@@ -240,11 +240,11 @@ static void set_target_features(struct clone *clone)
 	ti->private = clone;
 	ti->per_io_data_size = sizeof(struct clone_io);
 
-	/* The metadata is a write cache, whether or not the devices have one. */
+	/* The metadata is a write cache even if the devices have none. */
 	ti->num_flush_bios = 1;
 	ti->flush_supported = true;
 
-	/* To know that regions need not be copied is of use in any case. */
+	/* It always helps to know that regions need not be copied. */
 	ti->num_discard_bios = 1;
 	ti->discards_supported = true;
 
@@ -285,8 +285,8 @@ static void clone_dtr(struct dm_target *ti)
  */
 
 /*
- * Copies for bios go on: device-mapper waits for the bios now.  What copies in
- * the background is still in flight is waited for in clone_postsuspend().
+ * Copies for bios go on: device-mapper waits for the bios now.  Background
+ * copies that are still in flight are waited for in clone_postsuspend().
  */
 static void clone_presuspend(struct dm_target *ti)
 {
@@ -296,7 +296,9 @@ static void clone_presuspend(struct dm_target *ti)
 	dm_clone_hydration_stop(clone->hydration);
 }
 
-/* The mode may get worse at any time: whoever comes second here or in set_mode() stops. */
+/*
+ * The mode may get worse at any time: the second of this and set_mode() stops.
+ */
 static void start_hydration(struct clone *clone)
 {
 	if (!may_change_metadata(clone))
@@ -354,8 +356,9 @@ static void clone_resume(struct dm_target *ti)
 		dm_clone_regions_hydrated(clone);
 
 	/*
-	 * Once it has been spoilt, here or under an earlier table, that's it.  Only
-	 * here, where nothing is in flight that could spoil it meanwhile.
+	 * A destination that has been spoilt, under this table or an earlier
+	 * one, stays so.  Here nothing is in flight that could spoil it
+	 * meanwhile.
 	 */
 	dm_clone_hydration_set_dest_zeroed(clone->hydration,
 					   is_dest_zeroed(clone));
@@ -369,9 +372,9 @@ static void clone_resume(struct dm_target *ti)
  */
 
 /*
- * The destination only: the checks that go through here ask what can be done
- * to the device, and nothing but reads comes to the source.  Those of its
- * limits that matter to reads are taken in clone_io_hints().
+ * The destination only: callers ask what can be done to the device, and the
+ * source only gets reads.  Those of its limits that matter to reads are added
+ * in clone_io_hints().
  */
 static int clone_iterate_devices(struct dm_target *ti,
 				 iterate_devices_callout_fn fn, void *data)
@@ -382,10 +385,10 @@ static int clone_iterate_devices(struct dm_target *ti,
 }
 
 /*
- * The source is only read: of what stacking makes of both devices, take what
- * matters to reads.  The rest (write-zeroes, atomic writes, zones) stays what the
- * destination alone would have: kernels check that those limits agree with each
- * other, and there come to be more of them.
+ * The source is only read: take from the stacked limits what matters to reads.
+ * The rest (write-zeroes, atomic writes, zones) stays as it is for the
+ * destination alone: kernels check that those limits agree with each other, and
+ * new kernels add more of them.
  */
 static void stack_source_limits(struct clone *clone, struct queue_limits *limits)
 {
@@ -426,15 +429,15 @@ static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
 		stack_source_limits(clone, limits);
 
 	/*
-	 * Polled requests may be such as must not wait, and those are not served: to say
-	 * that they are would have each of them fail.
+	 * Some kernels send polled requests as ones that must not wait, which
+	 * we do not serve: to offer polling would have each of them fail.
 	 */
 	dm_clone_disable_polling(NULL, limits);
 
 	/*
-	 * Whole regions are what need not be copied, and the destination can do
-	 * nothing with less than it asks for itself.  It's any length: whoever passes it
-	 * on cuts it.
+	 * Only whole regions need not be copied, and the destination cannot use
+	 * less than its own granularity.  Any length will do: whoever passes
+	 * the discard on splits it.
 	 */
 	if (clone->discard_passdown)
 		granularity = max(granularity, bdev_discard_granularity(clone->geo.dest));

@@ -2,15 +2,13 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * What a clone is, for the files that it consists of:
+ * struct clone, for the files that make up a clone and for no others:
  *
  *	dm-clone-target.c	its life: construct, suspend, resume, destroy; limits
- *	map.c			the way of a bio
+ *	map.c			what happens to each bio
  *	commit.c		modes, commits, flushes
  *	store.c			metadata that tables share
  *	control.c		table line, status, statistics, messages
- *
- * Nobody else includes this.
  *
  * The glossary is in Documentation/internals.rst.
  *
@@ -32,32 +30,33 @@
  *	map lock		seqlock, irqs off: in region-map.c
  *
  * A mutex or rwsem is taken before those below it, and before any spinlock.
- * Of the spinlocks only one is held at a time, but for the pacer's, which is
- * taken under the copier's.
+ * Only one spinlock is held at a time, except that the pacer's is taken under
+ * the copier's.
  *
  * Workers
  * -------
  *
- * A device that takes no more requests blocks whoever submits a bio to it, a worker
- * too.  So what may block on one device shares no worker with what does not need that
- * device, not even the rescuer that is left when there's no memory:
+ * A device that takes no more requests blocks whoever submits a bio to it,
+ * workers too.  So what may block on one device shares no worker with what does
+ * not need that device, not even the rescuer that is left when memory is short:
  *
- *	wq_commit	commit_work and flush_work; may block on the metadata device,
- *			and on the destination, for as long as a commit takes
+ *	wq_commit	commit_work and flush_work; they may block on the
+ *			metadata device, and on the destination, for as long as
+ *			a commit takes
  *	wq_source	deferred_read_work, the copier's reads, reads ahead
- *	wq_dest		deferred_work, the copier's and the reader's writes, and the
- *			engine, which starts no I/O itself
- *	the zeroer's	its works, one a job, a few of them at a time: each waits for
- *			the destination, so any number would leave no worker of wq_dest
+ *	wq_dest		deferred_work, the copier's and the reader's writes, and
+ *			the engine, which starts no I/O itself
+ *	the zeroer's	a work for each job, a few of them at a time: each waits
+ *			for the destination, and many would use up wq_dest
  *
- * With a hung source, writes of whole regions and all I/O to hydrated ones go on,
- * waited for a claim or not.  Works wait for another of their kind only: commit_work
- * and flush_work take turns, and so do those that zero, if there's no memory, with
- * the one reserved buffer.  None is bound to a CPU: a real-time task that spins for
- * the end of its write would keep that CPU from it.
+ * While the source hangs, writes of whole regions and all I/O to hydrated
+ * regions go on, whether or not they had to wait for a claim.  A work only
+ * waits for others of its kind: commit_work and flush_work take turns, and so
+ * do works that zero with the one reserved buffer.  None is bound to a CPU: a
+ * real-time task that spins until its write ends would keep that CPU from it.
  *
- * Bios only wait for claims (owned by bios in flight below us, or by copies), for the
- * copy of the rest of their region, and for flush_work.
+ * Bios only wait for claims (owned by bios in flight below us, or by copies),
+ * for the copy of the rest of their region, and for flush_work.
  */
 #ifndef DM_CLONE_H
 #define DM_CLONE_H
@@ -93,23 +92,23 @@ struct clone_store {
 	unsigned int nr_users;		/* stores_lock */
 	struct mapped_device *md;
 	struct block_device *bdev;
-	struct dm_table *table;		/* the last that has got it; stores_lock */
-	bool live;			/* a table with it was resumed; stores_lock */
-	bool stale;			/* another has become live since; stores_lock */
+	struct dm_table *table;		/* the last user; stores_lock */
+	bool live;			/* a table was resumed; stores_lock */
+	bool stale;			/* another is live since; stores_lock */
 	bool busy;			/* being opened or closed; stores_lock */
 
 	struct dm_clone_metadata *cmd;
 
 	enum clone_mode mode;		/* changed by set_mode() only */
 	bool destination_failed;	/* see commit.c; commit_lock */
-	bool pre_committed;		/* there's a transaction; commit_lock */
+	bool pre_committed;		/* a transaction is open; commit_lock */
 	bool no_space;			/* to flush the destination; commit_lock */
 
 	/*
-	 * A region that counts as unhydrated may have been written to, with anything
-	 * but what the source has there, in this activation (a copy or an overwrite
-	 * has failed) or in an earlier one: if that has ended well and knew of none,
-	 * the metadata says so.
+	 * Something other than the source's data may have been written to
+	 * unhydrated regions of the destination: in this activation, by a copy
+	 * or an overwrite that failed, or in an earlier one, unless the
+	 * metadata denies it.
 	 */
 	bool spoilt;
 };
@@ -134,7 +133,7 @@ enum core_arg {
 struct clone {
 	/* What each bio looks at comes first. */
 	struct dm_clone_geometry geo;
-	bool finished;			/* all hydrated and committed: just remap */
+	bool finished;			/* hydrated and committed: just remap */
 	bool read_only;			/* the table is, see commit.c */
 	bool discard_passdown;		/* asked for, and the destination can */
 
@@ -151,7 +150,7 @@ struct clone {
 	struct dm_dev *source_dev;
 
 	sector_t region_size;		/* in sectors */
-	char *table_args;		/* after the region size, as they were given */
+	char *table_args;		/* after the region size, as given */
 	unsigned long features;		/* bit set: asked for in the table */
 	unsigned int core_args[NR_CORE_ARGS];
 	unsigned long core_args_given;	/* bit set: by table or message */
@@ -181,14 +180,16 @@ struct clone {
 };
 
 /* What is to be done when a bio ends. */
-#define IO_WATCHED	BIT(0)	/* tell the engine, which steps back for the user */
-#define IO_OVERWRITE	BIT(1)	/* mark the regions, release the claim */
-#define IO_PARTIAL	BIT(2)	/* the same, when the rest of the region is copied */
+#define IO_WATCHED	BIT(0)	/* tell the engine, which steps back for users */
+#define IO_OVERWRITE	BIT(1)	/* set the regions' bits, release the claim */
+#define IO_PARTIAL	BIT(2)	/* the same, once the rest has been copied */
 #define IO_FUA		BIT(3)	/* then wait for a flush of the destination */
-#define IO_COMMIT	BIT(4)	/* wait for a commit, which contains one */
-#define IO_PROBE	BIT(5)	/* a read of the source, which the engine waits for */
+#define IO_COMMIT	BIT(4)	/* wait for a commit, which includes a flush */
+#define IO_PROBE	BIT(5)	/* if it ends well the source works again */
 
-/* Per-bio data.  Not set up for bios that are just remapped, nor for flushes. */
+/*
+ * Per-bio data.  Not set up for bios that are just remapped, nor for flushes.
+ */
 struct clone_io {
 	struct clone *clone;
 	struct dm_clone_fill fill;	/* has the claim */
@@ -241,7 +242,9 @@ static inline bool can_just_remap(struct clone *clone)
 	return is_finished(clone) && !clone->read_only;
 }
 
-/* Is there nothing but zeroes, or the source's, where regions are not hydrated? */
+/*
+ * Do unhydrated regions of the destination hold zeroes, or the source's data?
+ */
 static inline bool is_dest_zeroed(struct clone *clone)
 {
 	return has_feature(clone, ZEROED_DESTINATION) && !READ_ONCE(clone->store->spoilt);
@@ -257,10 +260,10 @@ static inline bool is_dest_zeroed(struct clone *clone)
 void dm_clone_map_init(struct clone *clone);
 int dm_clone_map(struct dm_target *ti, struct bio *bio);
 
-/* These bios are to be mapped again.  Any context; takes clone->lock. */
+/* Map these bios again.  Any context; takes clone->lock. */
 void dm_clone_defer_bios(void *context, struct bio_list *bios);
 
-/* See struct clone_store.  Before the claim is released; any context. */
+/* See struct clone_store.  Call before the claim is released.  Any context. */
 void dm_clone_region_spoilt(void *context);
 
 /*
@@ -271,24 +274,26 @@ void dm_clone_region_spoilt(void *context);
 
 void dm_clone_commit_init(struct clone *clone);
 
-/* Before resume: settle the metadata, recover if it has failed.  Sleeps. */
+/*
+ * Before resume: settle the metadata, or recover it if it has failed.  Sleeps.
+ */
 void dm_clone_commit_resume(struct clone *clone);
 
-/* After suspend, no bios are in flight: commit all there is.  Sleeps. */
+/* After suspend, with no bios in flight: commit what has changed.  Sleeps. */
 void dm_clone_commit_suspend(struct clone *clone);
 
 /*
- * The user's data goes, or went, to a region that is not committed.  That the
- * region is hydrated has been marked before this.  Any context.
+ * User data goes, or went, to a region that is not committed.  If the region is
+ * hydrated its bit was set before this.  Any context.
  */
 void dm_clone_note_user_change(struct clone *clone);
 
-/* There's something to be committed, or now all is hydrated.  Any context. */
+/* There is something to commit, or now all is hydrated.  Any context. */
 void dm_clone_regions_hydrated(void *context);
 
 /*
- * Have @bio, a flush or a write that has ended, wait for the worker; its flags tell
- * for what.  Any context.
+ * Queue @bio, a flush or a write that has ended, for the worker; its flags say
+ * what it needs.  Any context.
  */
 void dm_clone_await_flush(struct clone *clone, struct bio *bio);
 
@@ -299,20 +304,21 @@ void dm_clone_await_flush(struct clone *clone, struct bio *bio);
  */
 
 /*
- * The metadata on @bdev, for the table of @ti: opened, or what another table of the
- * same device has opened.  Sleeps.  Returns an ERR_PTR(), and says why in ti->error;
- * -ENOENT if the device would have to be formatted and must not be.
+ * Get the metadata on @bdev for the table of @ti: open it, unless another table
+ * of the same device has done so.  Sleeps.  On failure ti->error says why;
+ * -ENOENT: the device is not formatted, and must not be.
  */
-struct clone_store *dm_clone_get_store(struct dm_target *ti, sector_t region_size,
-				       struct block_device *bdev,
-				       bool may_be_formatted);
+int dm_clone_get_store(struct dm_target *ti, sector_t region_size,
+		       struct block_device *bdev, bool may_be_formatted,
+		       struct clone_store **store);
 
-/* Closes the metadata if nobody else uses it.  Sleeps. */
+/* Close the metadata if nobody else uses it.  Sleeps. */
 void dm_clone_put_store(struct dm_target *ti, struct clone_store *store);
 
 /*
- * The table of @ti is resumed: from now on its metadata cannot be replaced.  -EBUSY if
- * another table of the device, with other metadata, has been live since it was loaded.
+ * The table of @ti is resumed: from now on its metadata cannot be replaced.
+ * Returns -EBUSY if another table of the device, with other metadata, has been
+ * live since this one was loaded.
  */
 int dm_clone_store_set_live(struct dm_target *ti, struct clone_store *store);
 
@@ -322,16 +328,16 @@ int dm_clone_store_set_live(struct dm_target *ti, struct clone_store *store);
  *---------------------------------------------------------------
  */
 
-/* Open the devices of the table line and set up all that it says.  May sleep. */
+/* Open the devices of the table line and set up what it says.  May sleep. */
 int dm_clone_parse_args(struct clone *clone, struct dm_arg_set *as);
 
-/* Tell the engine what the table line, and messages, have set. */
+/* Pass on to the engine what the table line and messages have set. */
 void dm_clone_apply_core_args(struct clone *clone);
 
-/* Why the source cannot be one (static storage), or NULL. */
+/* Why the device cannot be a source (static storage), or NULL if it can. */
 char *dm_clone_source_error(struct clone *clone);
 
-/* These read counters, and never wait for a device. */
+/* These only read counters, and never wait for a device. */
 void dm_clone_status(struct dm_target *ti, status_type_t type,
 		     unsigned int status_flags, char *result, unsigned int maxlen);
 int dm_clone_message(struct dm_target *ti, unsigned int argc, char **argv,

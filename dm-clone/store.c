@@ -15,24 +15,25 @@
 #include "clone.h"
 
 /*
- * To open and to close metadata takes I/O, and a device that hangs makes it take for
- * ever.  So it's done without the lock.  Meanwhile the store is in the list, and busy:
- * whoever names the same device waits; nobody else does.
+ * Opening and closing metadata does I/O, which a hanging device delays forever.
+ * So it is done without the lock.  Meanwhile the store is in the list, and
+ * busy: tables that name the same device wait, others do not.
  *
- *  - Two tables open the same device at once: under the lock the first enters a store,
- *    which the second finds, busy, and waits for.  There are never two for a device.
- *  - Opening fails: the store is taken off the list under the lock before it's freed.
- *    Whoever has waited keeps no pointer to it, but looks again, finds none, and
- *    makes its own attempt.
- *  - The last table that uses a store is destroyed: it's busy from the moment that nobody
- *    uses it until the metadata is closed, so whoever comes meanwhile reads what closing
- *    has left.  Nobody can start using it: only a store that is not busy gets users.
- *  - A store that isn't busy has users, whose tables keep the mapped device.  Of a busy
- *    one, @md may be gone, so it is compared with nothing.
+ *  - Two tables open the same device at once: the first adds a store under the
+ *    lock; the second finds it busy, and waits.  A device never has two stores.
+ *  - Opening fails: the store is taken off the list under the lock before it is
+ *    freed.  A table that has waited keeps no pointer to it; it looks again,
+ *    finds none, and makes its own attempt.
+ *  - The last table that uses a store is destroyed: the store is busy until the
+ *    metadata is closed, so a table that comes meanwhile reads what closing has
+ *    left.  It cannot use the old store: only a store that is not busy gets
+ *    users.
+ *  - A store that is not busy has users, whose tables keep the mapped device.
+ *    The @md of a busy one may be gone, so it is compared with nothing.
  */
 static LIST_HEAD(stores);
 static DEFINE_SPINLOCK(stores_lock);
-static DECLARE_WAIT_QUEUE_HEAD(stores_wait);	/* one is not busy any more */
+static DECLARE_WAIT_QUEUE_HEAD(stores_wait);	/* a store is no longer busy */
 
 static struct clone_store *__find_store(struct block_device *bdev)
 {
@@ -55,10 +56,10 @@ static bool __is_busy(struct block_device *bdev)
 }
 
 /*
- * Does @ti want another metadata device than the live table has?  It may be the
+ * Does @ti name another metadata device than the live table?  It may be the
  * same disk by another name.  The live table goes on changing it until it is
- * suspended, and has changes that are not on it; the new table would not see
- * them, and read the source where the user has written.
+ * suspended, and has changes that are not on it yet; the new table would not
+ * see them, and would read the source where the user has written.
  */
 static bool __replaces_live_store(struct dm_target *ti)
 {
@@ -99,39 +100,38 @@ static int __check_store(struct dm_target *ti, sector_t region_size,
 }
 
 /*
- * Have @ti use the store of @bdev, or else enter @new, which is yet to be opened.
+ * Have @ti use the store of @bdev, or else add @new, which is yet to be opened.
  * Sleeps, and drops the lock for that.
  */
-static struct clone_store *__use_store(struct dm_target *ti, sector_t region_size,
-				       struct block_device *bdev,
-				       struct clone_store *new)
+static int __use_store(struct dm_target *ti, sector_t region_size,
+		       struct block_device *bdev, struct clone_store *new,
+		       struct clone_store **store)
 {
-	struct clone_store *store;
 	int r;
 
 	wait_event_lock_irq(stores_wait, !__is_busy(bdev), stores_lock);
 
-	store = __find_store(bdev);
-	if (store) {
-		r = __check_store(ti, region_size, store);
+	*store = __find_store(bdev);
+	if (*store) {
+		r = __check_store(ti, region_size, *store);
 		if (r)
-			return ERR_PTR(r);
+			return r;
 	} else {
 		if (__replaces_live_store(ti)) {
 			ti->error = "Metadata device of a live clone cannot be replaced";
-			return ERR_PTR(-EBUSY);
+			return -EBUSY;
 		}
-		store = new;
-		list_add(&store->list, &stores);
+		*store = new;
+		list_add(&new->list, &stores);
 	}
 
-	store->nr_users++;
-	store->table = ti->table;
+	(*store)->nr_users++;
+	(*store)->table = ti->table;
 
-	return store;
+	return 0;
 }
 
-/* Whoever has waited for it looks again. */
+/* The tables that have waited for it look again. */
 static void end_busy(struct clone_store *store, bool gone)
 {
 	spin_lock_irq(&stores_lock);
@@ -160,8 +160,8 @@ static struct clone_store *alloc_store(struct dm_target *ti, struct block_device
 	return store;
 }
 
-static struct clone_store *open_store(struct dm_target *ti, sector_t region_size,
-				      struct clone_store *store, bool may_be_formatted)
+static int open_store(struct dm_target *ti, sector_t region_size,
+		      struct clone_store *store, bool may_be_formatted)
 {
 	store->cmd = dm_clone_metadata_open(store->bdev, ti->len, region_size,
 					    may_be_formatted, &ti->error);
@@ -169,36 +169,40 @@ static struct clone_store *open_store(struct dm_target *ti, sector_t region_size
 		int r = PTR_ERR(store->cmd);
 
 		end_busy(store, true);
-		return ERR_PTR(r);
+		return r;
 	}
 
 	store->spoilt = !dm_clone_metadata_is_new(store->cmd) &&
 			!dm_clone_metadata_found_dest_zeroed(store->cmd);
 	end_busy(store, false);
 
-	return store;
+	return 0;
 }
 
-struct clone_store *dm_clone_get_store(struct dm_target *ti, sector_t region_size,
-				       struct block_device *bdev,
-				       bool may_be_formatted)
+int dm_clone_get_store(struct dm_target *ti, sector_t region_size,
+		       struct block_device *bdev, bool may_be_formatted,
+		       struct clone_store **result)
 {
 	struct clone_store *new = alloc_store(ti, bdev), *store;
+	int r;
 
 	if (!new) {
 		ti->error = "Out of memory";
-		return ERR_PTR(-ENOMEM);
+		return -ENOMEM;
 	}
 
 	spin_lock_irq(&stores_lock);
-	store = __use_store(ti, region_size, bdev, new);
+	r = __use_store(ti, region_size, bdev, new, &store);
 	spin_unlock_irq(&stores_lock);
 
-	if (store == new)
-		return open_store(ti, region_size, store, may_be_formatted);
+	if (!r && store == new)
+		r = open_store(ti, region_size, new, may_be_formatted);
+	else
+		kfree(new);
+	if (!r)
+		*result = store;
 
-	kfree(new);
-	return store;
+	return r;
 }
 
 void dm_clone_put_store(struct dm_target *ti, struct clone_store *store)
@@ -219,11 +223,12 @@ void dm_clone_put_store(struct dm_target *ti, struct clone_store *store)
 }
 
 /*
- * A table may have been loaded with another store after this one's had been taken to
- * be resumed, and before it was live: __replaces_live_store() found nothing then.
- * What that store has read of the disk, which may be the same, is about to be
- * outdated.  Of a store that is being closed @md may be gone and another one be in
- * its place: to call that stale does no harm, as nobody can start using it.
+ * A table with another store may have been loaded after the resume of this one
+ * began, and before it was live: __replaces_live_store() found nothing then.
+ * What that store has read from the disk, which may be the same, is about to be
+ * out of date.  The @md of a store that is being closed may be gone, with
+ * another one in its place: to call that store stale does no harm, since nobody
+ * can start using it.
  */
 static void __outdate_others(struct dm_target *ti, struct clone_store *store)
 {
