@@ -14,9 +14,9 @@ void dm_clone_claims_init(struct dm_clone_claims *claims)
 }
 
 /*
- * The first claim that reaches beyond @begin: the only one that can hold
- * @begin, and else the next one after it.  Since claims are disjoint, those
- * sorted by their beginning are sorted by their end as well.
+ * The first claim that ends after @begin: the one that holds @begin, or else
+ * the next one.  Claims are disjoint, so in order of their beginnings they are
+ * also in order of their ends.
  */
 static struct dm_clone_claim *__first_beyond(struct dm_clone_claims *claims,
 					     unsigned long begin)

@@ -7,33 +7,33 @@
  * Flush
  * -----
  *
- * A flush needs a commit only if a crash now would lose something the user
+ * A flush needs a commit only if a crash now would lose something that the user
  * wrote: @user_changes says that since the last commit began data has been
- * written to a region that's not committed.  Background copies don't set it,
+ * written to a region that is not committed.  Background copies do not set it:
  * they can be made again.
  *
  * Flushes wait for the commit worker.  All that wait when it starts share one
- * commit, or if none is needed one flush of the destination.  They're not sent
- * down by themselves: if one failed there, and the commit's own succeeded after
- * that, then nobody would know that copies have been lost which the commit is
+ * commit or, if none is needed, one flush of the destination.  They are not
+ * sent down themselves: if one failed there, and the commit's own succeeded
+ * afterwards, nobody would know that copies have been lost which the commit is
  * about to declare hydrated.
  *
- * FUA makes a write's own data durable, not what was acknowledged before it.  It is
- * never passed down.  Where the destination has a volatile cache but no FUA, the
- * layers below would flush after the write, and if that failed only this one
- * bio would hear of it: the same trap as above.  (What the destination says of its
- * abilities is no help: md and device-mapper offer FUA whatever is below
- * them.)  So it is taken off the bio, which waits for the worker once it has
- * ended.  If its regions are not committed it needs a commit; if they are, just a
- * flush of the destination, shared with all that wait at that moment, and none
- * if there is no volatile cache.  Once the metadata has failed a FUA write fails
- * where a flush does: see take_fua().
+ * FUA makes a write's own data durable, not what was acknowledged before it.
+ * It is never passed down: where the destination has a volatile cache but no
+ * FUA, the layers below would flush after the write, and if that failed only
+ * this one bio would hear of it, the same trap as above.  (What the destination
+ * says about itself is no help: md and device-mapper offer FUA whatever is
+ * below them.)  So FUA is taken off the bio, which waits for the worker once it
+ * has ended.  If its regions are not committed it needs a commit; if they are,
+ * a flush of the destination, shared with all that wait at that moment; and
+ * none if there is no volatile cache.  Once the metadata has failed a FUA write
+ * fails where a flush does: see take_fua().
  *
- * Once a clone is finished nothing is left that a commit could declare hydrated,
- * and flushes and FUA are passed down as linear does.  FUA writes that have begun
- * before still wait for the worker, whose flush may fail now without further
- * consequences.  (A flush that overlaps with them and fails may take their data
- * with it unnoticed.  So it may on any disk that has no FUA.)
+ * Once a clone is finished a commit has nothing left to declare hydrated, and
+ * flushes and FUA are passed down as linear does.  FUA writes that began before
+ * that still wait for the worker, whose flush may fail now without further
+ * consequences.  (If a flush that overlaps with them fails, their data may be
+ * lost unnoticed.  So it may on any disk without FUA.)
  *
  * The commit
  * ----------
@@ -42,44 +42,46 @@
  *	2. the destination is flushed: the data of these regions is durable
  *	3. commit writes the transaction, its superblock last
  *
- * Crash before the superblock of 3 is on the disk: the previous transaction is
- * found, regions hydrated since then read as the source's.  After: they read as
- * the destination's, where 2 has made their data durable.
+ * After a crash before the superblock of 3 is on the disk the previous
+ * transaction is found, and regions hydrated since then read as the source's.
+ * After a later one they read as the destination's, where 2 has made their data
+ * durable.
  *
- * If 1 or 3 fail the metadata is thrown back to the last transaction and the
- * device goes to read-only mode, or to fail mode if even that doesn't work.  Which
- * one is the last, if 3 fails in the end, has to be settled before anything is
- * written again; see dm_clone_metadata_abort().  Since that outlives the
- * activation, and the machine may have been reset during 3, what is found by the
- * next one has to be settled as well, once, before it's resumed.  If
- * 2 fails, nobody knows which of the writes since the last flush the
- * destination still has, and a later flush that succeeds doesn't tell either.
- * So nothing may be committed any more before the regions' data has been made
- * anew: read-only until the device is activated again.
+ * If 1 or 3 fails the metadata goes back to the last transaction, and the
+ * device to read-only mode, or to fail mode if even that does not work.  If 3
+ * fails at its end, which transaction is the last has to be settled before
+ * anything is written again: see dm_clone_metadata_abort().  The doubt outlives
+ * the activation, and the machine may be reset during 3; so the next activation
+ * settles what it finds, once, before it is resumed.  If 2 fails nobody knows
+ * which of the writes since the last flush the destination still has, and a
+ * later flush that succeeds proves nothing.  So nothing may be committed until
+ * the regions' data has been written anew: read-only until the device is
+ * activated again.
  *
- * "No space" is another matter: a thin volume says so before it does anything, so
- * nothing has been lost.  (Not so where it is one part of several: device-mapper
+ * "No space" is another matter: a thin volume says so before it does anything,
+ * so nothing is lost.  (Not so if it is one part of several: device-mapper
  * keeps the last error of a flush that went to all of them, which may hide that
- * another part has lost writes.  Nor where a disk says it of data that it has
- * acknowledged before.  The errno does not tell these apart; the administrator's
- * guide says which destinations this holds for.)  The transaction stays open (while it
- * is, all regions count as not committed) and the next attempt, a second later if
- * nobody asks for it before, flushes the destination and commits it.
+ * another part has lost writes.  Nor if a disk says so about data that it has
+ * acknowledged before.  The errno does not tell these apart; the
+ * administrator's guide says which destinations this holds for.)  The
+ * transaction stays open, and while it is no region counts as committed.  The
+ * next attempt, a second later unless somebody asks for one earlier, flushes
+ * the destination and commits it.
  *
- * In both modes the bits in core stay what they are, so everything acknowledged
- * stays readable; I/O to hydrated regions and reads go on; what would change
+ * In both modes the bits in core stay as they are, so everything acknowledged
+ * stays readable.  Reads, and I/O to hydrated regions, go on; what would change
  * the metadata gets an error, and so does a flush that needs a commit.
  *
  * Read-only tables
  * ----------------
  *
- * A read-only table changes nothing: its devices are opened read-only, nothing is
- * hydrated or committed, and what would change anything gets an error.  (Most
- * kernels let such bios through to us.)  A flush is no change and goes to the
- * destination, for the sake of what an earlier table has written; if that one has
- * left something that is not committed then the flush fails.  The metadata is
- * shared with other tables of the device, and its state follows the one that is
- * resumed.
+ * A read-only table changes nothing: its devices are opened read-only, nothing
+ * is hydrated or committed, and bios that would change anything get an error.
+ * (Most kernels let them through to us.)  A flush changes nothing and goes to
+ * the destination, for the sake of what an earlier table has written; if that
+ * table has left something uncommitted the flush fails.  The metadata is shared
+ * with other tables of the device, and its state follows the one that was
+ * resumed last.
  */
 
 #define DM_MSG_PREFIX "clone"
@@ -94,13 +96,13 @@
 
 #include "clone.h"
 
-/* Metadata is committed after this many jiffies, if not before. */
+/* Changes are committed after this many jiffies at the latest. */
 #define COMMIT_PERIOD HZ
 
 /*
- * That the region is hydrated has been marked before this.  If a commit clears
- * user_changes after it was found set here, then, with the barriers on both
- * sides, that commit sees the mark.
+ * The region's bit was set before this.  If user_changes is found set here, and
+ * a commit clears it after that, then, with the barriers on both sides, that
+ * commit sees the bit.
  */
 void dm_clone_note_user_change(struct clone *clone)
 {
@@ -133,7 +135,7 @@ static void set_mode(struct clone *clone, enum clone_mode mode)
 	if (mode == CM_WRITE)
 		dm_clone_metadata_set_read_write(clone->cmd);
 
-	/* First the mode, then the stop: see start_hydration() in dm-clone-target.c. */
+	/* Mode first, then stop: see start_hydration() in dm-clone-target.c. */
 	WRITE_ONCE(clone->store->mode, mode);
 
 	if (mode == CM_WRITE) {
@@ -148,7 +150,7 @@ static void set_mode(struct clone *clone, enum clone_mode mode)
 	dm_table_event(clone->ti->table);
 }
 
-/* The transaction is gone, one that was left open included. */
+/* This ends the transaction, even one that was left open. */
 static int abort_transaction(struct clone *clone)
 {
 	clone->store->pre_committed = false;
@@ -156,7 +158,7 @@ static int abort_transaction(struct clone *clone)
 	return dm_clone_metadata_abort(clone->cmd);
 }
 
-/* The one place to go when something has failed that changes the metadata. */
+/* All failures of operations on the metadata come here. */
 static void metadata_operation_failed(struct clone *clone, const char *op, int r)
 {
 	DMERR("%s: metadata operation '%s' failed: %d", clone_name(clone), op, r);
@@ -166,7 +168,7 @@ static void metadata_operation_failed(struct clone *clone, const char *op, int r
 
 static void destination_flush_failed(struct clone *clone, int r)
 {
-	/* As long as that lasts, for hours perhaps, it's said once. */
+	/* Said once as long as it lasts, which may be hours. */
 	if (r == -ENOSPC) {
 		if (!clone->store->no_space)
 			DMERR("%s: no space to flush the destination, trying again",
@@ -179,8 +181,8 @@ static void destination_flush_failed(struct clone *clone, int r)
 	      clone_name(clone), r);
 
 	/*
-	 * A flush that the user sends may succeed now, for all that is lost.
-	 * From here on it fails, as does every other.
+	 * A later flush of the user's might succeed, although writes are lost.
+	 * From here on they all fail.
 	 */
 	clone->store->destination_failed = true;
 	dm_clone_note_user_change(clone);
@@ -195,8 +197,8 @@ static void destination_flush_failed(struct clone *clone, int r)
  */
 
 /*
- * Make durable what has been written to the destination.  No flush goes there but
- * from here, until the clone is finished; nor does anything with FUA.
+ * Make durable what has been written to the destination.  Until the clone is
+ * finished nothing else sends a flush there, nor anything with FUA.
  */
 static int flush_destination(struct clone *clone)
 {
@@ -204,7 +206,7 @@ static int flush_destination(struct clone *clone)
 
 	lockdep_assert_held(&clone->commit_lock);
 
-	/* When finished, that's between those that wait and the destination. */
+	/* When finished this concerns only those that wait. */
 	if (r && !clone->finished)
 		destination_flush_failed(clone, r);
 	if (!r)
@@ -213,7 +215,7 @@ static int flush_destination(struct clone *clone)
 	return r;
 }
 
-/* One transaction, perhaps one that an earlier attempt had to leave open. */
+/* Commit a transaction, or the one that an earlier attempt has left open. */
 static int commit_once(struct clone *clone)
 {
 	struct clone_store *store = clone->store;
@@ -243,7 +245,7 @@ static int commit_once(struct clone *clone)
 }
 
 /*
- * A metadata device that's short of room takes the changes in several
+ * If the metadata device is short of room the changes take several
  * transactions: the blocks that one has replaced are free for the next.
  */
 static int commit_round(struct clone *clone)
@@ -257,13 +259,13 @@ static int commit_round(struct clone *clone)
 	return r;
 }
 
-/* What changes from here on need not be in it; somebody else has to see to it. */
+/* What changes from here on may be left to a later commit. */
 static int __commit_metadata(struct clone *clone)
 {
 	bool was_open = clone->store->pre_committed;
 	int r;
 
-	/* A round that was left open has not all of what has changed since. */
+	/* A round that was left open may not include later changes. */
 	r = commit_round(clone);
 	if (!r && was_open && dm_clone_changed_this_transaction(clone->map))
 		r = commit_round(clone);
@@ -274,7 +276,7 @@ static int __commit_metadata(struct clone *clone)
 	return r;
 }
 
-/* All is hydrated and committed: the bitmap has had its day. */
+/* If all is hydrated and committed: the bitmap has had its day. */
 static void check_finished(struct clone *clone)
 {
 	if (clone->finished || !can_just_remap(clone))
@@ -288,9 +290,9 @@ static void check_finished(struct clone *clone)
 }
 
 /*
- * Commit what has changed, if anything has; *@committed tells.  On success
- * nothing acknowledged before the call depends on metadata that a crash would
- * lose, and if there was a commit, then its data is durable too.
+ * Commit what has changed, if anything has: *@committed.  On success nothing
+ * acknowledged before the call depends on metadata that a crash would lose, and
+ * if there was a commit, its data is durable too.
  */
 static int commit_metadata(struct clone *clone, bool *committed)
 {
@@ -301,7 +303,7 @@ static int commit_metadata(struct clone *clone, bool *committed)
 
 	/*
 	 * Data written from here on to a region that is not committed sets
-	 * user_changes again, be the region covered by this commit or not.
+	 * user_changes again, whether or not this commit covers the region.
 	 */
 	spin_lock_irq(&clone->lock);
 	user_changes = clone->user_changes;
@@ -321,7 +323,7 @@ static int commit_metadata(struct clone *clone, bool *committed)
 	return r;
 }
 
-/* A commit has ended with @r; it may be that nobody asks for the next one. */
+/* A commit has ended with @r.  Nobody else may ask for the next attempt. */
 static void try_again_after(struct clone *clone, int r)
 {
 	if (r == -ENOSPC)
@@ -358,7 +360,7 @@ void dm_clone_regions_hydrated(void *context)
  *---------------------------------------------------------------
  */
 
-/* The work is queued under the lock: once it has @bio, the clone may go away. */
+/* Queue the work under the lock: once it has @bio the clone may go away. */
 void dm_clone_await_flush(struct clone *clone, struct bio *bio)
 {
 	unsigned long flags;
@@ -370,8 +372,9 @@ void dm_clone_await_flush(struct clone *clone, struct bio *bio)
 }
 
 /*
- * Does any of @bios depend on a commit?  A FUA write only if it went to regions that
- * were not committed; it has nothing to do with what others have changed.
+ * Does any of @bios depend on a commit?  A FUA write does only if it went to
+ * regions that were not committed: what others have changed does not concern
+ * it.
  */
 static bool needs_commit(struct clone *clone, const struct bio_list *bios)
 {
@@ -390,17 +393,17 @@ static bool needs_commit(struct clone *clone, const struct bio_list *bios)
 	return false;
 }
 
-/* Make durable what @bios want to be. */
+/* Make durable what @bios ask for. */
 static int make_durable(struct clone *clone, const struct bio_list *bios)
 {
 	bool committed = false;
 	int r = 0;
 
 	/*
-	 * An earlier flush has failed, and whoever asked for it knows.  The
-	 * destination may have lost the writes of others with it, and says
-	 * nothing of them any more.  So this one may not succeed, even if
-	 * there is nothing to be committed.
+	 * An earlier flush has failed, and whoever asked for it knows.  But the
+	 * destination may have lost others' writes with it, which later flushes
+	 * do not tell.  So this one must not succeed, even if there is nothing
+	 * to commit.
 	 */
 	if (clone->store->destination_failed)
 		return -EIO;
@@ -436,7 +439,7 @@ static void do_flushes(struct work_struct *work)
 		if (r)
 			bio->bi_status = errno_to_blk_status(r);
 
-		/* A write has been through bio_endio() when it ended below. */
+		/* A write went through bio_endio() when it ended below. */
 		if (bio->bi_opf & REQ_PREFLUSH)
 			bio_endio(bio);
 		else
@@ -451,10 +454,10 @@ static void do_flushes(struct work_struct *work)
  */
 
 /*
- * This may be the end of the activation, and nothing writes to the destination any
- * more: if what it holds is hydrated on the disk too, then note that it holds nothing
- * else.  If that fails it is not noted, or it is and true; a superblock in doubt is
- * settled before the next transaction.
+ * This may be the end of the activation, and nothing writes to the destination
+ * any more.  If all that is hydrated is committed, note that the destination
+ * holds nothing else.  If that fails the note is either absent, or there and
+ * true; a superblock in doubt is settled before the next transaction.
  */
 static void note_dest_zeroed(struct clone *clone)
 {
@@ -462,7 +465,7 @@ static void note_dest_zeroed(struct clone *clone)
 	    dm_clone_changed_this_transaction(clone->map))
 		return;
 
-	/* The zeroes need not be older than the last commit. */
+	/* Zeroes may have been written since the last commit. */
 	if (!flush_destination(clone))
 		dm_clone_metadata_note_dest_zeroed(clone->cmd);
 }
@@ -481,13 +484,12 @@ void dm_clone_commit_suspend(struct clone *clone)
 }
 
 /*
- * From here on what counts as committed must be found after a crash, or flushes of
- * it would be acknowledged in vain.  And the destination may be written to, and a
- * crash leave it so: whatever is noted of it must be gone from the disk.  If that
- * can't be done nothing may be hydrated, and flushes fail, which is what read-only
- * mode is for.
+ * From here on what counts as committed must be found after a crash, or flushes
+ * would be acknowledged in vain.  And the destination may be written to: the
+ * note about it must be gone from the disk before that.  If this fails nothing
+ * may be hydrated, and flushes must fail, which is what read-only mode is for.
  *
- * Nothing is written where this has been done in this activation.
+ * Nothing is written if this activation has settled the metadata before.
  */
 static void settle_metadata(struct clone *clone)
 {
@@ -503,8 +505,8 @@ static void settle_metadata(struct clone *clone)
 
 /*
  * The metadata has failed, and the administrator has suspended and resumed the
- * device, or loaded a table: see whether the metadata device is back.  If so,
- * what could not be committed is committed now.
+ * device, or loaded a table.  If the metadata device works again, commit what
+ * could not be committed.
  */
 static void try_to_recover(struct clone *clone)
 {
@@ -527,7 +529,7 @@ void dm_clone_commit_resume(struct clone *clone)
 {
 	mutex_lock(&clone->commit_lock);
 
-	/* The table before this one may have left something uncommitted. */
+	/* The previous table may have left something uncommitted. */
 	if (dm_clone_changed_this_transaction(clone->map))
 		dm_clone_note_user_change(clone);
 
@@ -539,7 +541,7 @@ void dm_clone_commit_resume(struct clone *clone)
 		try_to_recover(clone);
 	settle_metadata(clone);
 
-	/* If it could not be settled then it isn't finished. */
+	/* If it could not be settled it is not finished. */
 	if (can_just_remap(clone)) {
 		dm_clone_metadata_release_bitmap(clone->cmd);
 		WRITE_ONCE(clone->finished, true);

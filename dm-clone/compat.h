@@ -2,9 +2,9 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * What differs between the kernels this target is built for, and nothing
- * else.  Each entry probes for the thing itself: stable kernels get changes
- * backported, so a version number says little.
+ * What differs between the kernels that this target is built for, and nothing
+ * else.  Each entry probes for the thing itself: stable kernels backport
+ * changes, so a version number says little.
  */
 #ifndef DM_CLONE_COMPAT_H
 #define DM_CLONE_COMPAT_H
@@ -14,7 +14,7 @@
 #include <linux/shrinker.h>
 #include <linux/slab.h>
 
-/* Mode of dm_get_device(): blk_mode_t has replaced fmode_t. */
+/* The mode of dm_get_device(): blk_mode_t has replaced fmode_t. */
 #ifdef BLK_OPEN_READ
 #define DM_CLONE_READ	BLK_OPEN_READ
 #define DM_CLONE_WRITE	BLK_OPEN_WRITE
@@ -23,7 +23,7 @@
 #define DM_CLONE_WRITE	FMODE_WRITE
 #endif
 
-/* Block validators have become const: their own methods tell. */
+/* Block validators have become const: the types of their methods tell. */
 #define DM_CLONE_VALIDATOR						\
 	typeof(*__builtin_choose_expr(					\
 		__builtin_types_compatible_p(				\
@@ -34,9 +34,9 @@
 		(const struct dm_block_validator *)NULL))
 
 /*
- * Polling has become a feature of the limits, which io_hints has a say in.  Before,
- * device-mapper sets a flag of the queue if all devices below poll, when it binds
- * a table; no I/O is let through before the targets have been resumed.
+ * Polling has become a feature of the limits, which io_hints sets.  Earlier
+ * kernels set a flag of the queue when they bind a table, if all devices below
+ * poll; no I/O gets through before the targets have been resumed.
  */
 static inline void dm_clone_disable_polling(struct request_queue *q,
 					    struct queue_limits *limits)
@@ -51,8 +51,8 @@ static inline void dm_clone_disable_polling(struct request_queue *q,
 }
 
 /*
- * Features have become a part of the limits.  Those that stacking a device has
- * taken away are gone; none are added, since dm-table sees to the destination's.
+ * Features have become a part of the limits.  Drop those that stacking a device
+ * has taken away; add none, since dm-table takes care of the destination's.
  */
 static inline void dm_clone_take_flags(struct queue_limits *limits,
 				       const struct queue_limits *stacked)
@@ -65,7 +65,7 @@ static inline void dm_clone_take_flags(struct queue_limits *limits,
 #endif
 }
 
-/* Shrinkers have come to be allocated by their own. */
+/* Shrinkers now have a function of their own that allocates them. */
 typedef unsigned long (*dm_clone_shrink_fn)(struct shrinker *shrinker,
 					    struct shrink_control *sc);
 

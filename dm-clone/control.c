@@ -2,8 +2,8 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * What users say, and what they are told: the table line, status, statistics and
- * messages.
+ * What users say, and what they are told: table line, status, messages, and
+ * statistics.
  */
 
 #define DM_MSG_PREFIX "clone"
@@ -20,13 +20,13 @@
 
 #include "clone.h"
 
-/* The metadata's index of regions, and its bits, are limited to 32 bits. */
+/* The metadata counts regions in 32 bits. */
 #define MAX_REGIONS BIT(31)
 
 #define MIN_REGION_SIZE (1 << (12 - SECTOR_SHIFT))
 #define MAX_REGION_SIZE (1 << (30 - SECTOR_SHIFT))
 
-/* The arguments of a table that must be there. */
+/* The arguments that every table has. */
 #define NR_FIXED_ARGS 4
 
 static const char * const features[NR_FEATURES] = {
@@ -43,8 +43,8 @@ static const char * const features[NR_FEATURES] = {
  */
 
 /*
- * Every number of the table, and of messages, comes through here.  (The
- * parsing helpers of device-mapper let numbers wrap round.)
+ * All numbers of tables and messages come through here.  (Device-mapper's own
+ * parsers let numbers wrap around.)
  */
 static int parse_number(const char *arg, unsigned int min, unsigned int max,
 			unsigned int *nr)
@@ -69,7 +69,7 @@ static int parse_device(struct clone *clone, struct dm_arg_set *as,
 	return r;
 }
 
-/* The kernel doesn't keep us from writing to a device that is read-only. */
+/* The kernel does not stop us from writing to a device that is read-only. */
 static int parse_writable_device(struct clone *clone, struct dm_arg_set *as,
 				 struct dm_dev **dev, char *error, char *read_only_error)
 {
@@ -119,7 +119,7 @@ static int parse_dest_dev(struct clone *clone, struct dm_arg_set *as)
 	return 0;
 }
 
-/* What it is good for is judged by dm_clone_source_error(). */
+/* dm_clone_source_error() judges whether it will do. */
 static int parse_source_dev(struct clone *clone, struct dm_arg_set *as)
 {
 	int r = parse_device(clone, as, DM_CLONE_READ, &clone->source_dev,
@@ -136,7 +136,7 @@ static char devices_are_the_same[] =
 static char wrong_region_size[] =
 	"Region size is not a multiple of the devices' logical block size";
 
-/* Nobody who names a device twice means it. */
+/* Nobody names a device twice on purpose. */
 static int check_devices_differ(struct clone *clone)
 {
 	if (clone->metadata_dev->bdev == clone->geo.dest) {
@@ -181,7 +181,7 @@ static int parse_region_size(struct clone *clone, struct dm_arg_set *as)
 	return 0;
 }
 
-/* What "dmsetup table" is to print. */
+/* For "dmsetup table" to print. */
 static int keep_args(struct clone *clone, const struct dm_arg_set *as)
 {
 	size_t size = 1, sz = 0;
@@ -202,7 +202,7 @@ static int keep_args(struct clone *clone, const struct dm_arg_set *as)
 	return 0;
 }
 
-/* The number that begins a group, and is followed by as many arguments. */
+/* Parse the number of arguments in a group; at least as many must follow. */
 static int parse_group(struct dm_arg_set *as, unsigned int *nr, char **error)
 {
 	const char *arg;
@@ -300,7 +300,7 @@ static enum core_arg find_core_arg(const char *name)
 	return i;
 }
 
-/* From the table, or a message. */
+/* Of the table or a message. */
 static int parse_core_arg(struct clone *clone, enum core_arg i, const char *value)
 {
 	unsigned int nr;
@@ -439,7 +439,7 @@ static unsigned int emit_features(struct clone *clone, char *result,
 	return sz;
 }
 
-/* Those that were given; the two limits in any case. */
+/* Those that were given, and the two limits in any case. */
 static unsigned int emit_core_args(struct clone *clone, char *result,
 				   unsigned int maxlen, unsigned int sz)
 {
@@ -489,7 +489,7 @@ static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
 	DMEMIT(" %s", may_change_metadata(clone) ? "rw" : "ro");
 }
 
-/* The line that was loaded: what messages have made of it the status tells. */
+/* The line that was loaded; the status shows what messages have changed. */
 static void emit_table(struct clone *clone, char *result, unsigned int maxlen)
 {
 	unsigned int sz = 0;
@@ -519,8 +519,8 @@ void dm_clone_status(struct dm_target *ti, status_type_t type,
 
 /*
  *---------------------------------------------------------------
- * Messages.  Their replies too come from counters, so that they never wait for a
- * device: they work on a suspended and on a failed clone.
+ * Messages.  Replies come from counters, like the status, so they never wait
+ * for a device: they work on a suspended and on a failed clone.
  *---------------------------------------------------------------
  */
 
@@ -535,7 +535,7 @@ static unsigned long nr_source_reads(struct clone *clone)
 	return nr;
 }
 
-/* Sectors that are to be hydrated yet; a short last region counts as whole. */
+/* Sectors that are not hydrated yet; a short last region counts as whole. */
 static u64 nr_unhydrated_sectors(struct clone *clone)
 {
 	return (u64)(clone->geo.nr_regions -
@@ -544,8 +544,8 @@ static u64 nr_unhydrated_sectors(struct clone *clone)
 }
 
 /*
- * key=value words.  Bytes, KiB a second, seconds; seconds_left is -1 if there's
- * no telling.
+ * key=value words.  Units are bytes, KiB a second, and seconds; seconds_left is
+ * -1 if it is not known.
  */
 static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 {
@@ -615,14 +615,14 @@ static int parse_sectors(struct clone *clone, char **argv, struct sectors *s)
 	return 0;
 }
 
-/* Those of the sectors that are in unhydrated regions. */
+/* How many of these sectors are in unhydrated regions? */
 static u64 nr_missing(struct clone *clone, const struct sectors *s)
 {
 	unsigned int shift = clone->geo.region_shift;
 	unsigned long first = s->begin >> shift, last = (s->end - 1) >> shift;
 	u64 nr = (u64)dm_clone_nr_of_unhydrated(clone->map, first, last + 1 - first) << shift;
 
-	/* Of the first and the last only a part may be asked for. */
+	/* The range may cover only a part of its first and last region. */
 	if (nr && !dm_clone_is_region_hydrated(clone->map, first))
 		nr -= min(nr, s->begin - dm_clone_region_start(&clone->geo, first));
 	if (nr && !dm_clone_is_region_hydrated(clone->map, last))
@@ -631,7 +631,7 @@ static u64 nr_missing(struct clone *clone, const struct sectors *s)
 	return nr;
 }
 
-/* hydrate <start> <length>: put this before the rest, say how much is missing */
+/* hydrate <start> <length>: before the rest; says how much is missing */
 static int hydrate_first(struct clone *clone, char **argv, char *result,
 			 unsigned int maxlen)
 {
@@ -678,7 +678,7 @@ static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 	unsigned int i;
 	int r = 0;
 
-	/* If one makes no sense then none is taken. */
+	/* If one range is invalid none is accepted. */
 	for (i = 0; i + 1 < nr_args; i += 2)
 		if (parse_sectors(clone, argv + i, &s))
 			return -EINVAL;
@@ -688,7 +688,7 @@ static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 	if (dm_clone_is_hydration_done(clone->map))
 		return 0;
 
-	/* If there's no memory for one, those before it are kept: they cost nothing. */
+	/* Without memory for one, those before it stay: they do no harm. */
 	for (i = 0; i + 1 < nr_args && !r; i += 2) {
 		parse_sectors(clone, argv + i, &s);
 		whole_regions(clone, &s, &range);
@@ -748,8 +748,8 @@ int dm_clone_message(struct dm_target *ti, unsigned int argc, char **argv,
 	int r;
 
 	/*
-	 * Device-mapper calls this within a section that suspend waits for.  I/O for
-	 * memory may wait for this device to be resumed.
+	 * Suspend waits until this returns.  I/O to free memory may wait for
+	 * this very device to be resumed.
 	 */
 	noio = memalloc_noio_save();
 	r = handle_message(clone, argc, argv, result, maxlen);

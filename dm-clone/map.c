@@ -2,29 +2,29 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The way of a bio.
+ * What happens to each bio.
  *
  * The life of a write
  * -------------------
  *
- * To hydrated regions: remapped to the destination.  Nothing else happens,
- * unless one of the regions is not committed; see commit.c.
+ * To hydrated regions: the piece is remapped to the destination.  Nothing else
+ * happens, unless one of the regions is not committed; see commit.c.
  *
  * To whole unhydrated regions: they are claimed, and the piece is remapped to
- * the destination.  When it ends well the regions are marked hydrated, then
- * the claim is released, then the write is acknowledged.  If there's a crash
- * before the bits are committed then the source's data is found.  If it fails,
- * whatever is in the destination now is not shown.
+ * the destination.  When it ends well the regions' bits are set, then the claim
+ * is released, then the write is acknowledged.  After a crash before the bits
+ * are committed the source's data is read.  If the write fails, whatever it has
+ * left in the destination is not shown.
  *
- * To a part of an unhydrated region: the region is claimed.  The piece is remapped to
- * the destination, and what it leaves of the region is copied meanwhile.  When both
- * have ended well the region is marked hydrated, then the claim is released, then
- * the write is acknowledged.  The two have no sector in common, so it doesn't matter
- * which one ends first; and until both have, it's the source's data that is found
- * after a crash, and by reads.  If either fails the region stays unhydrated, and the
- * write has failed.
+ * To a part of an unhydrated region: the region is claimed, and the piece is
+ * remapped to the destination, while the rest of the region is copied.  When
+ * both have ended well the bit is set, then the claim is released, then the
+ * write is acknowledged.  The two have no sector in common, so it does not
+ * matter which ends first; until both have, reads get the source's data, also
+ * after a crash.  If either fails the region stays unhydrated, and the write
+ * fails.
  *
- * A write that meets a claim of another waits for it and is then mapped again.
+ * A write that meets another's claim waits for it and is then mapped again.
  *
  * Discards and zeroes
  * -------------------
@@ -34,38 +34,50 @@
  * unhydrated regions says that they need not be copied:
  *
  *  - With no_discard_passdown it only updates the metadata: the regions are
- *    claimed, marked hydrated, and what the destination holds is what they read
- *    from then on.  Nothing but the metadata changes for a zeroed destination,
- *    either: it's known to read as zeroes.
+ *    claimed, their bits are set, and what the destination holds is read from
+ *    then on.  A zeroed destination needs no more than that either.
  *  - A short discard claims its regions, and has them discarded and zeroed in
- *    the destination, which may hold what somebody left there long ago.  Then
- *    they are hydrated, and the discard is over.
- *  - A long one would take long, so it is only remembered (marks.h), and
- *    acknowledged.  The engine zeroes the regions in the background.  Until then
+ *    the destination, which may hold old data.  Then they are hydrated, and the
+ *    discard ends.
+ *  - A long one would take long, so it is remembered (marks.h) and acknowledged
+ *    at once.  The engine zeroes the regions in the background.  Until then
  *    they read as the source's data, and a write to a part of one has the rest
- *    zeroed rather than copied.  A discard promises nothing: it does not matter
- *    that this is forgotten in a crash or with the table, or that regions which
- *    another has claimed meanwhile are left to that other.
+ *    zeroed rather than copied.  A discard promises nothing: marks may be lost
+ *    in a crash or with the table, and regions that another has claimed
+ *    meanwhile are left to it.
  *
- * It is through the claim that zeroing, marking, and a copy of the same region
- * cannot run at once, so none of them can land on a write that came after the
- * discard.
+ * Zeroing, marking and a copy of the same region exclude each other by its
+ * claim, so none of them can land on a write that came after the discard.
  *
  * There is no secure erase: the source would keep the data.
+ *
+ * Zeroes in the source, and zeroed destinations
+ * ---------------------------------------------
+ *
+ * Copies write as data only what is not zero.  Runs of zeroes, by 64 KiB, are
+ * zeroed in the destination instead, without a discard: see zero.h.  So a thin
+ * destination stays unprovisioned there.  Reads that hydrate do not look for
+ * zeroes, they write what they have read.
+ *
+ * With zeroed_destination the unhydrated regions of the destination read as
+ * zeroes, or as the source's data, until a write there fails: see
+ * dm_clone_region_spoilt().  Till then zeroes that are copied, and discards,
+ * cost no I/O at all.  A clean deactivation leaves a note of this in the
+ * metadata for the next activation: see dm-clone-metadata.h.
  *
  * Reads
  * -----
  *
- * To hydrated regions: remapped to the destination.  To unhydrated ones: remapped to
- * the source.  A claim does not matter to reads: what hydrates a region meanwhile
+ * Reads of hydrated regions are remapped to the destination, of unhydrated ones
+ * to the source.  A claim does not matter: what hydrates a region meanwhile
  * overlaps with the read, so the source's data is a good answer.
  *
- * With hydrate_on_read a read of unhydrated regions claims them, and goes the way of
- * reader.c.  If another has the claim, and isn't about to take long, the
- * read waits for it once, so that the source isn't read a second time; after that
+ * With hydrate_on_read a read of unhydrated regions claims them and goes to
+ * reader.c.  If another has the claim, and will not hold it for long, the read
+ * waits for it once, so that the source is not read a second time; after that
  * it is remapped, in parts if need be.
  *
- * What flushes and FUA need is told in commit.c.
+ * commit.c tells what flushes and FUA need.
  */
 
 #include <linux/bio.h>
@@ -75,8 +87,8 @@
 #include "clone.h"
 
 /*
- * The longest discard that waits until its regions are zeroed, in sectors: what takes
- * but a moment on a slow disk, too.
+ * The longest discard that waits until its regions are zeroed, in sectors: a
+ * moment's work even for a slow disk.
  */
 #define MAX_SHORT_DISCARD (1U << (20 - SECTOR_SHIFT))
 
@@ -115,7 +127,7 @@ static unsigned long end_of_whole_regions(struct clone *clone, struct bio *bio)
 	return end >> clone->geo.region_shift;
 }
 
-/* Does @bio cover all regions that it touches from end to end? */
+/* Does @bio cover all regions that it touches entirely? */
 static bool covers_whole_regions(struct clone *clone, struct bio *bio)
 {
 	return starts_at_region(clone, bio) &&
@@ -137,7 +149,7 @@ static void cut_bio(struct clone *clone, struct bio *bio, unsigned long end)
  *---------------------------------------------------------------
  */
 
-/* The work is queued under the lock: once it has the bios, the clone may go away. */
+/* Queue the work under the lock: once it has the bios the clone may go away. */
 void dm_clone_defer_bios(void *context, struct bio_list *bios)
 {
 	struct clone *clone = context;
@@ -179,16 +191,16 @@ static void mark_hydrated(struct clone *clone, const struct dm_clone_claim *clai
 }
 
 /*
- * Is @bio a write-zeroes that the destination doesn't do after all?  Then nothing has
- * been done, and whoever has sent it makes good for it with writes: it's no error of
- * the destination, and has spoilt nothing.
+ * Is @bio a write-zeroes that the destination turns out not to support?  Then
+ * nothing was written, and its sender writes zeroes instead: the destination
+ * has not failed, and is not spoilt.
  */
 static bool was_refused(struct clone *clone, struct bio *bio)
 {
 	if (bio_op(bio) != REQ_OP_WRITE_ZEROES)
 		return false;
 
-	/* What SCSI says, and then it takes the offer back. */
+	/* SCSI says this, and then withdraws the offer. */
 	if (bio->bi_status == BLK_STS_TARGET)
 		return !bdev_write_zeroes_sectors(clone->geo.dest);
 
@@ -227,7 +239,7 @@ static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bi
 	release_claim(clone, io);
 }
 
-/* bio_endio() has done its part of the work: there's only device-mapper to be told. */
+/* bio_endio() has done its part: only device-mapper is yet to be told. */
 static void end_bio(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
 	if ((io->flags & IO_FUA) && !bio->bi_status)
@@ -236,7 +248,10 @@ static void end_bio(struct clone *clone, struct clone_io *io, struct bio *bio)
 		bio->bi_end_io(bio);
 }
 
-/* Either of the two; what they have left is seen by whichever ends last. */
+/*
+ * Drop one of two references. atomic_dec_and_test() makes the first one's
+ * results visible to the last.
+ */
 static void put_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
 	if (!atomic_dec_and_test(&io->nr_pending))
@@ -316,13 +331,15 @@ static bool is_discard(struct bio *bio)
 }
 
 /*
- * Take FUA off @bio, which is about to be sent to the destination.  Returns what it
- * is to wait for instead when it has ended.  @committed: its regions are.
+ * Take FUA off @bio, which is about to be sent to the destination.  Returns
+ * what it must wait for instead once it has ended.  @committed: its regions
+ * are.
  *
- * A flush with data comes as an empty flush and then as a write, which device-mapper
- * sends even if the flush has failed; that error is lost.  A flush that cannot commit
- * has made the mode worse before it ends, so the write that comes after it answers
- * for both: outside of write mode FUA writes wait for what flushes wait for.
+ * A flush with data comes as an empty flush and then as a write, which
+ * device-mapper sends even if the flush has failed; that error is lost.  A
+ * flush that cannot commit makes the mode worse before it ends, so the write
+ * after it answers for both: outside of write mode FUA writes wait for what
+ * flushes wait for.
  */
 static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committed)
 {
@@ -338,7 +355,7 @@ static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committe
 	return bdev_write_cache(clone->geo.dest) ? IO_FUA : 0;
 }
 
-/* Map a piece that changes the regions [begin, end), all of which are hydrated. */
+/* Map a piece that changes the hydrated regions [begin, end). */
 static int map_hydrated_change(struct clone *clone, struct bio *bio,
 			       unsigned long begin, unsigned long end)
 {
@@ -355,7 +372,7 @@ static int map_hydrated_change(struct clone *clone, struct bio *bio,
 	return remap(clone, bio, clone->geo.dest, take_fua(clone, bio, committed));
 }
 
-/* Discarded regions are hydrated, or were to be: the bio is over. */
+/* End a discard whose regions are hydrated, or could not be. */
 static void end_discard(struct clone *clone, struct clone_io *io, struct bio *bio,
 			blk_status_t status)
 {
@@ -374,7 +391,7 @@ static void zeroed_for_bio(struct dm_clone_fill *fill, blk_status_t status)
 	end_discard(io->clone, io, fill_to_bio(fill), status);
 }
 
-/* The regions of a discard count as hydrated as they are. */
+/* Count the regions of a discard as hydrated, whatever they hold. */
 static void keep_discarded(struct clone *clone, struct clone_io *io, struct bio *bio,
 			   enum dm_clone_means means)
 {
@@ -385,28 +402,29 @@ static void keep_discarded(struct clone *clone, struct clone_io *io, struct bio 
 	end_discard(clone, io, bio, BLK_STS_OK);
 }
 
-/* Have the whole regions [begin, end) of @bio zeroed later: a discard that is over. */
+/* Remember that the regions [begin, end) are to be zeroed, and end @bio. */
 static void remember_discard(struct clone *clone, struct bio *bio,
 			     unsigned long begin, unsigned long end)
 {
-	/* If there's no memory to remember it with, then not. */
+	/* If there is no memory for that, the discard is ignored. */
 	dm_clone_hydration_zero_later(clone->hydration, begin, end);
 	bio_endio(bio);
 }
 
-/* The regions of a claim that was made for no more than a moment. */
+/* The same for regions that were claimed only for a moment. */
 static void remember_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
 	unsigned long begin = io->fill.claim.begin, end = io->fill.claim.end;
 
-	/* First: zeroing leaves to others what they have claimed. */
+	/* First, since zeroing leaves claimed regions to their owner. */
 	release_claim(clone, io);
 	remember_discard(clone, bio, begin, end);
 }
 
 /*
- * A discard of whole regions that owns the claim.  It may be a long one: the destination
- * was zeroed when that was looked at, and then a write failed for which this has waited.
+ * A discard of whole regions that owns the claim.  It may be a long one: the
+ * destination was zeroed when it was mapped first, and then the write failed
+ * for which it has waited.
  */
 static void discard_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
 {
@@ -421,7 +439,7 @@ static void discard_claimed(struct clone *clone, struct clone_io *io, struct bio
 					clone->discard_passdown, zeroed_for_bio);
 }
 
-/* Does a discard of this length take more than a moment? */
+/* Would this discard take more than a moment? */
 static bool is_long_discard(struct clone *clone, struct bio *bio)
 {
 	return is_discard(bio) && bio_sectors(bio) > MAX_SHORT_DISCARD &&
@@ -429,7 +447,7 @@ static bool is_long_discard(struct clone *clone, struct bio *bio)
 	       !dm_clone_hydration_is_dest_zeroed(clone->hydration);
 }
 
-/* Map a piece of a long discard, of the whole regions [begin, end). */
+/* Map a piece of a long discard: the whole regions [begin, end). */
 static int map_long_discard(struct clone *clone, struct bio *bio,
 			    unsigned long begin, unsigned long end)
 {
@@ -441,7 +459,9 @@ static int map_long_discard(struct clone *clone, struct bio *bio,
 	return DM_MAPIO_SUBMITTED;
 }
 
-/* Map a piece that changes regions, whole ones or a part of one; it owns the claim. */
+/*
+ * Map a piece that has the claim to its regions: @whole ones, or a part of one.
+ */
 static int map_claimed_change(struct clone *clone, struct clone_io *io,
 			      struct bio *bio, bool whole)
 {
@@ -468,7 +488,9 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
 	return DM_MAPIO_REMAPPED;
 }
 
-/* Map a piece that changes the regions [begin, end): @whole ones, or a part of one. */
+/*
+ * Map a piece that changes the regions [begin, end): @whole, or a part of one.
+ */
 static int map_unhydrated_change(struct clone *clone, struct bio *bio,
 				 unsigned long begin, unsigned long end, bool whole)
 {
@@ -489,7 +511,7 @@ static int map_unhydrated_change(struct clone *clone, struct bio *bio,
 		return DM_MAPIO_SUBMITTED;
 	}
 
-	/* Another may have been here between the look and the claim. */
+	/* Another may have hydrated them between the look and the claim. */
 	if (dm_clone_is_range_hydrated(clone->map, begin, end - begin)) {
 		release_claim(clone, io);
 		return map_hydrated_change(clone, bio, begin, end);
@@ -499,9 +521,9 @@ static int map_unhydrated_change(struct clone *clone, struct bio *bio,
 }
 
 /*
- * Make a piece of a bio that changes regions, and map it.  The piece is one of: to
- * hydrated regions only; to a part of one region; to whole regions, and those
- * were unhydrated a moment ago.
+ * Cut a piece off a bio that changes regions, and map it.  It covers hydrated
+ * regions only; or a part of one region; or whole regions, all of which were
+ * unhydrated a moment ago.
  */
 static int map_change(struct clone *clone, struct bio *bio)
 {
@@ -528,8 +550,8 @@ static int map_change(struct clone *clone, struct bio *bio)
 }
 
 /*
- * Map a piece that has waited.  What was found out about the regions when it was
- * cut is forgotten; that they are a part of one, or whole ones, is all that counts.
+ * Map a piece that has waited.  The bits may have changed since it was cut;
+ * that it covers whole regions, or a part of one, has not.
  */
 static int map_cut_change(struct clone *clone, struct bio *bio)
 {
@@ -549,7 +571,7 @@ static int map_cut_change(struct clone *clone, struct bio *bio)
  *---------------------------------------------------------------
  */
 
-/* To where the regions are that @bio reads; they are hydrated or all not. */
+/* @bio reads regions that are all hydrated, or all not. */
 static int remap_read(struct clone *clone, struct bio *bio, bool hydrated)
 {
 	if (hydrated)
@@ -561,8 +583,8 @@ static int remap_read(struct clone *clone, struct bio *bio, bool hydrated)
 }
 
 /*
- * Map a piece of a read.  If regions of an unhydrated run are hydrated after this
- * look, then what hydrates them overlaps with this read: the source's data will do.
+ * Map a piece of a read.  What hydrates regions after this look overlaps with
+ * the read, so the source's data will do.
  */
 static int map_plain_read(struct clone *clone, struct bio *bio)
 {
@@ -575,9 +597,10 @@ static int map_plain_read(struct clone *clone, struct bio *bio)
 }
 
 /*
- * Map a read that has waited for a claim.  It's too late to cut it, so it goes on in
- * parts if its regions are not of one kind by now.  Only from the work: below
- * submit_bio_noacct() a part would not be sent before the next one is allocated.
+ * Map a read that has waited for a claim.  It is too late to cut it, so it is
+ * split if some of its regions are hydrated by now.  Only the work may do this:
+ * below submit_bio_noacct() no part would be sent before the next one is
+ * allocated.
  */
 static int map_uncut_read(struct clone *clone, struct bio *bio)
 {
@@ -593,7 +616,7 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
 		if (sector >= bio_end_sector(bio))
 			return remap_read(clone, bio, hydrated);
 
-		/* What is split off has no per-bio data: just send it. */
+		/* A part has no per-bio data: just send it. */
 		part = bio_split(bio, sector - bio->bi_iter.bi_sector, GFP_NOIO,
 				 &clone->parts);
 		bio_chain(part, bio);
@@ -605,8 +628,8 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
 }
 
 /*
- * Map a read of unhydrated regions, up to @end, so that it hydrates them.  What others
- * have hydrated by now makes that run shorter each time, so this comes to an end.
+ * Map a read of unhydrated regions, up to @end, so that it hydrates them.  The
+ * loop ends: others hydrate regions, so the run becomes shorter each time.
  */
 static int map_hydrating_read(struct clone *clone, struct bio *bio, unsigned long end)
 {
@@ -669,9 +692,10 @@ static struct bio_list take_deferred(struct clone *clone, struct bio_list *list)
 }
 
 /*
- * @r: as dm_clone_map() returns it.  What a worker sends is charged to the cgroup that it
- * came from, and no device may see it otherwise: hence dm_submit_bio_remap(), here and
- * wherever else a bio of the user is sent that dm_clone_map() has kept.
+ * @r: as dm_clone_map() returns it.
+ *
+ * dm_submit_bio_remap() charges the bio to the cgroup that it came from, which
+ * submit_bio() would not: use it for all bios that dm_clone_map() has kept.
  */
 static void submit_mapped(struct bio *bio, int r)
 {
@@ -682,7 +706,7 @@ static void submit_mapped(struct bio *bio, int r)
 	cond_resched();
 }
 
-/* A read, of which some at least is in the source, has to wait for that alone. */
+/* A read that needs the source moves on to a work that may block on it. */
 static void defer_read(struct clone *clone, struct bio *bio)
 {
 	spin_lock_irq(&clone->lock);
@@ -699,7 +723,7 @@ static bool is_hydrated(struct clone *clone, struct bio *bio)
 					  end_region(clone, bio) - begin);
 }
 
-/* Nothing here blocks on the source: what a change needs of it the copier reads. */
+/* This never blocks on the source: the copier reads what changes need of it. */
 static void do_deferred(struct work_struct *work)
 {
 	struct clone *clone = container_of(work, struct clone, deferred_work);
@@ -740,7 +764,7 @@ void dm_clone_map_init(struct clone *clone)
  *---------------------------------------------------------------
  */
 
-/* Flush bios carry no data: device-mapper sends the data of one later. */
+/* Flush bios carry no data: device-mapper sends that later. */
 static int map_flush(struct clone *clone, struct bio *bio)
 {
 	bio_set_dev(bio, clone->geo.dest);
