@@ -3,7 +3,7 @@
 # make help tells what there is. The kernel's build reads Kbuild instead.
 
 # KDIR is the kernel build directory, KSRC a source tree or tarball of that
-# kernel for the few headers that KDIR lacks. Both have good defaults.
+# kernel, for what KDIR lacks. Both have good defaults.
 KDIR ?=
 KSRC ?=
 export KDIR KSRC
@@ -29,7 +29,7 @@ install:
 # The kernel's own target, to compare with. Tests that need it are skipped
 # where there is no such thing.
 peer:
-	@$(PACKAGES) build
+	@$(PACKAGES) source
 	@scripts/build-peer --if-missing || true
 
 # TESTS= selects some by a part of their names: see scripts/check for more.
@@ -122,8 +122,8 @@ help:
 #:
 #: Variables:
 #:   KDIR=           another kernel's build directory
-#:   KSRC=           that kernel's source, a tree or a tarball, for the headers
-#:                   that are private to drivers/md
+#:   KSRC=           that kernel's source, a tree or a tarball: its own headers of
+#:                   drivers/md are then used, in place of those in headers/
 #:   W=1, C=2        more warnings; sparse, as in every kernel build
 #:   TESTS=          with make check: only tests with this in their names
 #:   CHECK_TIMEOUT=  with make check: the time limit in seconds (4200)
