@@ -20,21 +20,21 @@
 #include "buffer.h"
 #include "compat.h"
 
-/* What is looked at for zeroes at a time, in sectors: 64 KiB. */
+/* The unit in which zeroes are looked for, in sectors: 64 KiB. */
 #define GRANULE		128U
 
 /*
- * Buffers consist of chunks of 64 KiB, if memory is not fragmented, else of pages;
- * and a small buffer of as much as it needs.
+ * Buffers consist of chunks of 64 KiB, or of pages if memory is fragmented; a
+ * small buffer is a single chunk of its size.
  */
 #define CHUNK_ORDER	get_order(64 * 1024)
 #define SMALL_BUFFER	(16 * 1024)
 
-/* The bound unless it's set: this much, or this part of a small machine's memory. */
+/* The default bound: this much, or this part of a small machine's memory. */
 #define DEFAULT_KIB	(32U << 10)
 #define DEFAULT_SHIFT	6
 
-/* Chunks that were not needed for so long, in jiffies, are given back. */
+/* Chunks that were not needed for this long, in jiffies, are freed. */
 #define KEEP_TIME	HZ
 
 static unsigned int max_kib;
@@ -42,20 +42,20 @@ module_param_named(clone_buffer_kib, max_kib, uint, 0644);
 MODULE_PARM_DESC(clone_buffer_kib,
 		 "KiB of memory for data that is being copied, of all clones together");
 
-/* Pages in buffers.  What is just passing from kept to used is in both counts. */
+/* Pages in buffers.  Chunks on their way from the cache count twice. */
 static atomic_long_t nr_pages_used;
 
 /*
  *---------------------------------------------------------------
- * Chunks that are not in use.  They are kept for a moment because a kernel may clear
- * all memory that it hands out, which costs more than anything else in a copy.
+ * Chunks that are not in use.  They are kept for a moment because kernels may
+ * clear all memory that they hand out, which is the largest cost of a copy.
  *---------------------------------------------------------------
  */
 
 static DEFINE_SPINLOCK(cache_lock);	/* protects the next three; any context */
 static LIST_HEAD(cache);
 static unsigned long nr_cached;		/* chunks */
-static unsigned long nr_unneeded;	/* the least of late */
+static unsigned long nr_unneeded;	/* the least number of late */
 
 static void age_cache(struct work_struct *work);
 static DECLARE_DELAYED_WORK(age_work, age_cache);
@@ -114,7 +114,7 @@ static unsigned long free_cached(unsigned long nr)
 	return freed;
 }
 
-/* What has lain here since the last time was not needed. */
+/* Free what was not needed since the last time. */
 static void age_cache(struct work_struct *work)
 {
 	unsigned long nr;
@@ -201,7 +201,7 @@ static void uncharge(struct dm_clone_memory *memory, unsigned int nr)
 	atomic_long_sub(nr, &nr_pages_used);
 }
 
-/* Two at a time may both be refused what one of them could have: no harm is done. */
+/* Of two at once both may be refused what one could have: no harm is done. */
 static bool charge(struct dm_clone_memory *memory, unsigned int nr)
 {
 	long max = max_pages(), held;
@@ -247,7 +247,7 @@ void dm_clone_buffer_free(struct dm_clone_buffer *buffer)
 	free_chunks(buffer);
 }
 
-/* One allocation holds the vectors too; a chunk that two parts share has one in both. */
+/* One allocation holds the vectors too, two of them for a shared chunk. */
 static struct dm_clone_buffer *alloc_of_order(unsigned int order, unsigned int nr,
 					      unsigned int nr_parts, gfp_t gfp)
 {
@@ -285,7 +285,7 @@ struct dm_clone_buffer *dm_clone_buffer_alloc(struct dm_clone_memory *memory,
 	if (!charge(memory, nr << order))
 		return NULL;
 
-	/* Compound: a network device below may hold references to single pages. */
+	/* Compound, since network devices take references to single pages. */
 	gfp |= __GFP_NOWARN;
 	if (order)
 		buffer = alloc_of_order(order, nr, nr_parts,
@@ -299,14 +299,14 @@ struct dm_clone_buffer *dm_clone_buffer_alloc(struct dm_clone_memory *memory,
 
 	buffer->memory = memory;
 
-	/* What is kept gives way to what is used. */
+	/* Kept memory makes way for memory in use. */
 	while (nr_pages_held() > max_pages() && free_cached(1))
 		;
 
 	return buffer;
 }
 
-/* The chunk of byte @offset; *@len: from there to its end, or less if it's less. */
+/* The chunk of byte @offset; *@len is cut to what there is up to its end. */
 static struct page *chunk_at(struct dm_clone_buffer *buffer, unsigned int offset,
 			     unsigned int *begin, unsigned int *len)
 {
@@ -339,7 +339,7 @@ void dm_clone_buffer_init_bio(struct dm_clone_buffer *buffer, struct bio *bio,
 	}
 }
 
-/* Chunks are not in high memory: their pages are mapped side by side. */
+/* Chunks are not in high memory: their pages are contiguous in memory. */
 void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset,
 			     struct bio *bio)
 {
@@ -362,7 +362,7 @@ void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset
 	}
 }
 
-/* The address of byte @at; *@len: how many bytes there are up to @end, or fewer. */
+/* The address of byte @at; *@len: the bytes there up to @end, or fewer. */
 static void *address_at(struct dm_clone_buffer *buffer, unsigned int at,
 			unsigned int end, unsigned int *len)
 {
@@ -392,7 +392,7 @@ static bool is_zero(struct dm_clone_buffer *buffer, unsigned int offset,
 	return true;
 }
 
-/* memchr_inv() stops at the first byte that is not zero: data costs next to nothing. */
+/* memchr_inv() stops at the first byte that is not zero: data is cheap. */
 unsigned int dm_clone_buffer_find_run(struct dm_clone_buffer *buffer,
 				      unsigned int offset, unsigned int end,
 				      sector_t sector, bool *zero)

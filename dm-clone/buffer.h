@@ -2,14 +2,14 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * Buffers: memory that data rests in on its way from the source to the
- * destination, in chunks as large as they are available.
+ * Buffers: memory for data on its way from the source to the destination, in
+ * chunks as large as are available.
  *
- * All clones share one bound for it.  A user of buffers may hold as much as would then
- * be left for all others.  So one that is alone may take half of the bound, n of them
- * end up with a part in n + 1 each, as buffers come and go; and one that gives nothing
- * back, since its device hangs, leaves half to the rest.  Whoever gets none is expected to
- * have what it needs to go on without.
+ * All clones share one bound.  A user of buffers may hold no more than it
+ * leaves to all others.  So a single user may take half of the bound; n of them
+ * end up with a part in n + 1 each, as buffers come and go; and one that gives
+ * nothing back, since its device hangs, leaves half to the rest.  A user that
+ * gets none must have a reserve to go on with.
  */
 #ifndef DM_CLONE_BUFFER_H
 #define DM_CLONE_BUFFER_H
@@ -20,8 +20,8 @@
 #include <linux/types.h>
 
 /*
- * For what can do without it: not from the reserves of a task that writes out memory
- * to free it, in whose context we may be.
+ * For allocations that may fail: not from the reserves of a task that frees
+ * memory, in whose context we may be.
  */
 #define DM_CLONE_GFP_NOWAIT	(GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN)
 
@@ -48,9 +48,10 @@ struct dm_clone_buffer {
 };
 
 /*
- * Allocate a buffer of @sectors, up to @nr_parts bios may be set up on disjoint parts
- * of it at once.  It counts for @memory; with NULL it does not count, nor is it bound.
- * Returns NULL if there's no memory, and does not warn of that.
+ * Allocate a buffer of @sectors.  Up to @nr_parts bios may be set up on
+ * disjoint parts of it at once.  It counts as @memory's; with NULL it is
+ * neither counted nor bound.  Returns NULL, without a warning, if there is no
+ * memory.
  */
 struct dm_clone_buffer *dm_clone_buffer_alloc(struct dm_clone_memory *memory,
 					      unsigned int sectors,
@@ -61,28 +62,28 @@ void dm_clone_buffer_free(struct dm_clone_buffer *buffer);
 
 /*
  * Set up @bio, as bio_init() does, for the @sectors from sector @offset of the
- * buffer on.  @part: that many other parts, which come before this one in the
- * buffer, have bios now.
+ * buffer on.  @part: how many other parts, before this one in the buffer, have
+ * bios now.
  */
 void dm_clone_buffer_init_bio(struct dm_clone_buffer *buffer, struct bio *bio,
 			      struct block_device *bdev, blk_opf_t opf,
 			      unsigned int part, unsigned int offset,
 			      unsigned int sectors);
 
-/* Copy what is in the buffer from sector @offset on to the pages of @bio. */
+/* Copy from sector @offset of the buffer on to the pages of @bio. */
 void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset,
 			     struct bio *bio);
 
 /*
- * The sectors from @offset on that are all zeroes, or all not, by the 64 KiB of the
- * device that they are for: the first one is for @sector.  That's what space is
- * provisioned by at best.  Returns how many there are before @end; *@zero tells which.
+ * The run of sectors from @offset on, before @end, that are zeroes, or that are
+ * data: *@zero.  Units are 64 KiB of the device, the smallest that thin pools
+ * provision; the first sector is @sector there.  Returns the length of the run.
  */
 unsigned int dm_clone_buffer_find_run(struct dm_clone_buffer *buffer,
 				      unsigned int offset, unsigned int end,
 				      sector_t sector, bool *zero);
 
-/* Make the @sectors from sector @offset on zeroes. */
+/* Zero the @sectors from sector @offset on. */
 void dm_clone_buffer_clear(struct dm_clone_buffer *buffer, unsigned int offset,
 			   unsigned int sectors);
 

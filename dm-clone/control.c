@@ -26,6 +26,9 @@
 #define MIN_REGION_SIZE (1 << (12 - SECTOR_SHIFT))
 #define MAX_REGION_SIZE (1 << (30 - SECTOR_SHIFT))
 
+/* From sectors to KiB. */
+#define KIB_SHIFT (10 - SECTOR_SHIFT)
+
 /* The arguments that every table has. */
 #define NR_FIXED_ARGS 4
 
@@ -575,8 +578,8 @@ static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 	       stats.failed, stats.read_errors, stats.write_errors);
 	DMEMIT(" last_error=%d last_error_sector=%llu", stats.last_error,
 	       (unsigned long long)stats.last_error_sector);
-	DMEMIT(" rate=%llu average_rate=%llu seconds_left=%lld", stats.rate / 2,
-	       stats.average_rate / 2, seconds);
+	DMEMIT(" rate=%llu average_rate=%llu seconds_left=%lld",
+	       stats.rate >> KIB_SHIFT, stats.average_rate >> KIB_SHIFT, seconds);
 	DMEMIT(" memory_kib=%lu",
 	       (stats.memory + dm_clone_reader_memory(clone->reader)) >> 10);
 	DMEMIT(" regions_in_flight=%lu source_reads=%lu commits=%llu",

@@ -4,9 +4,9 @@
  *
  * The copier, see copier.h.
  *
- * A slice goes its way like this:
+ * The life of a slice:
  *
- *	waiting in its job, for a buffer, and for the pacer
+ *	part of its job, which waits for the pacer and for memory
  *	  |	do_read()
  *	reading
  *	  |	slice_read_endio()
@@ -17,10 +17,10 @@
  *	  |	the last run
  *	done: the buffer is free, and its job too if this was the last slice
  *
- * Each class has a work that reads and one that writes: to submit a bio may sleep.
- * A task that writes does not submit the copy of the rest itself: it may have other
- * things to do than to wait until the source takes a request, and limits of its
- * cgroup are not to apply to the copier.
+ * Each class has a work that reads and one that writes, since submitting a bio
+ * may sleep.  A task whose write needs a copy does not submit that copy itself:
+ * it may have better things to do than to wait until the source takes a
+ * request, and the limits of its cgroup must not apply to the copier.
  */
 
 #include <linux/bio.h>
@@ -34,11 +34,11 @@
 #include "pacer.h"
 #include "zero.h"
 
-/* The largest slice, and the one that is always possible, in sectors: 1 MiB, 64 KiB. */
+/* The largest slice, and the one in reserve, in sectors: 1 MiB, 64 KiB. */
 #define MAX_SLICE	DM_CLONE_MAX_PORTION
 #define RESERVED_SLICE	DM_CLONE_MIN_PORTION
 
-/* Background jobs that may wait to be started, in sectors: enough to go on with. */
+/* Enough background jobs waiting to be started, in sectors. */
 #define MAX_BACKLOG	DM_CLONE_MIN_PORTION
 
 /* A class of jobs. */
@@ -50,8 +50,8 @@ struct pool {
 	struct work_struct write_work;
 
 	struct dm_clone_memory memory;
-	bool reserve_used;		/* the rest: copier->lock */
-	struct list_head jobs;		/* that have something to start */
+	bool reserve_used;		/* this and the rest: copier->lock */
+	struct list_head jobs;		/* with something left to start */
 	struct list_head to_write;	/* slices */
 };
 
@@ -66,11 +66,11 @@ struct dm_clone_copier {
 	void (*has_room)(void *context);
 	void *context;
 
-	/* Protects the rest.  Any context; the pacer's may be taken under it. */
+	/* Protects the rest.  The pacer's may be taken under it. */
 	spinlock_t lock;
-	sector_t backlog;		/* of background jobs, to be started */
+	sector_t backlog;		/* of background jobs, not started yet */
 	bool backlogged;		/* @has_room is to be called */
-	bool cancelled;			/* background jobs, those to come too */
+	bool cancelled;			/* background jobs, new ones too */
 	struct pool pools[DM_CLONE_NR_CLASSES];
 };
 
@@ -92,14 +92,14 @@ static void run_read_work(struct pool *pool)
 {
 	struct workqueue_struct *wq = pool->copier->wq_source;
 
-	/* If it's pending already it may be for later, but only where there's a pace. */
+	/* If it is pending, then perhaps for later, but only if it is paced. */
 	if (!queue_delayed_work(wq, &pool->read_work, 0) && pool->paced)
 		mod_delayed_work(wq, &pool->read_work, 0);
 }
 
 /*
  *---------------------------------------------------------------
- * Memory.  A slice has just what it needs, for as long as it needs it.
+ * Memory.  A slice has what it needs, for as long as it needs it.
  *---------------------------------------------------------------
  */
 
@@ -131,7 +131,7 @@ static struct slice *alloc_slice(struct pool *pool, struct dm_clone_memory *memo
 	return s;
 }
 
-/* The slice that needs no memory, if it's not in use. */
+/* The slice in reserve, unless it is in use. */
 static struct slice *take_reserve(struct pool *pool, unsigned int nr_sectors)
 {
 	struct dm_clone_copier *copier = pool->copier;
@@ -149,8 +149,8 @@ static struct slice *take_reserve(struct pool *pool, unsigned int nr_sectors)
 }
 
 /*
- * A slice of @nr_sectors, or of fewer if there's not memory for as many.  Does not wait
- * for any: writing out memory may need what we're about to do.
+ * A slice of @nr_sectors, or fewer if memory is short.  Does not wait for
+ * memory: freeing it may need the very copy that is about to begin.
  */
 static struct slice *get_slice(struct pool *pool, unsigned int nr_sectors)
 {
@@ -168,7 +168,7 @@ static struct slice *get_slice(struct pool *pool, unsigned int nr_sectors)
 	}
 }
 
-/* Give @s back, and see that a job that waits for it, or for memory, gets it. */
+/* Free @s, and run the work: a job may have waited for it, or for memory. */
 static void put_slice(struct slice *s)
 {
 	struct pool *pool = s->pool;
@@ -193,7 +193,7 @@ static void put_slice(struct slice *s)
  *---------------------------------------------------------------
  */
 
-/* A slice of @job, or the starting of it, is over. */
+/* A slice of @job has ended, or the last one has been started. */
 static void put_job(struct dm_clone_copier *copier, struct dm_clone_job *job)
 {
 	unsigned long flags;
@@ -207,7 +207,7 @@ static void put_job(struct dm_clone_copier *copier, struct dm_clone_job *job)
 		job->done(job);
 }
 
-/* The first slice that fails is the last one that is started. */
+/* Once a slice has failed no more are started. */
 static void note_slice_error(struct dm_clone_copier *copier, struct slice *s)
 {
 	struct dm_clone_job *job = s->job;
@@ -233,12 +233,12 @@ static void end_slice(struct slice *s)
 		dm_clone_pacer_end(copier->pacer, s->nr_sectors, s->started,
 				   !s->bio.bi_status);
 
-	/* The slice first: with its last job the copier may go away. */
+	/* The slice first: after its last job the copier may go away. */
 	put_slice(s);
 	put_job(copier, job);
 }
 
-/* @s has been read, or written as far as it has. */
+/* @s has been read, or a run of it has been written. */
 static void queue_write(struct slice *s)
 {
 	struct dm_clone_copier *copier = s->pool->copier;
@@ -269,7 +269,7 @@ static void slice_zeroed(struct dm_clone_zero_job *job)
 {
 	struct slice *s = container_of(job, struct slice, zero);
 
-	/* It's not the read that has failed. */
+	/* If this has failed it was not the read. */
 	s->bio.bi_opf = REQ_OP_WRITE;
 	s->bio.bi_status = job->outcome.status;
 	end_write(s);
@@ -286,10 +286,11 @@ static void slice_read_endio(struct bio *bio)
 }
 
 /*
- * What somebody waits for goes as direct I/O does, which no throttling of writeback
- * holds up.  The rest is background to that, and comes last among best effort.  Not
- * in the idle class: mq-deadline may let that wait for 10 s, and with it a writer who
- * has come to need this copy meanwhile.  The @nr sectors from the slice's @offset on.
+ * Submit the @nr sectors from the slice's @offset on.  What somebody waits for
+ * is sent like direct I/O, which writeback throttling does not hold up.  The
+ * rest is background I/O, and comes last in the best-effort class.  Not in the
+ * idle class: mq-deadline may let that wait for 10 s, and with it a write that
+ * needs this copy meanwhile.
  */
 static void submit_slice(struct slice *s, struct block_device *bdev, enum req_op op,
 			 unsigned int offset, unsigned int nr, bio_end_io_t *endio)
@@ -324,7 +325,10 @@ static struct slice *__next_to_write(struct pool *pool)
 	return list_first_entry_or_null(&pool->to_write, struct slice, list);
 }
 
-/* The block layer may hold the worker up for what is written in the background. */
+/*
+ * One at a time: the block layer may hold the worker up for a background write,
+ * and the next slice may be awaited by then.
+ */
 static struct slice *pop_slice(struct dm_clone_copier *copier, struct pool *pool)
 {
 	struct slice *s;
@@ -353,9 +357,9 @@ static void zero_run(struct dm_clone_copier *copier, struct slice *s,
 }
 
 /*
- * Write what comes next of @s, as far as it is zero in all, or not at all.  Zeroes are
- * written only where the destination doesn't have them already: nothing else looks at
- * these sectors, nor writes there, as long as the job's owner has the claim.
+ * Write the next run of @s: zeroes, or data.  Zeroes are written only where the
+ * destination does not have them already: nothing else reads or writes these
+ * sectors while the job's owner has the claim.
  */
 static void write_run(struct dm_clone_copier *copier, struct slice *s)
 {
@@ -408,7 +412,7 @@ static struct dm_clone_job *__next_job(struct pool *pool, bool *awaited)
 	return list_first_entry_or_null(&pool->jobs, struct dm_clone_job, list);
 }
 
-/* How much may be started of a job now?  0: nothing; the work may be waiting. */
+/* How much of a job may be started now? 0: nothing; the work may be queued. */
 static unsigned int __room(struct pool *pool, bool awaited)
 {
 	struct dm_clone_copier *copier = pool->copier;
@@ -426,7 +430,7 @@ static unsigned int __room(struct pool *pool, bool awaited)
 	return room;
 }
 
-/* @nr sectors of background jobs wait no more. */
+/* @nr sectors of background jobs no longer wait. */
 static void __reduce_backlog(struct dm_clone_copier *copier, sector_t nr)
 {
 	lockdep_assert_held(&copier->lock);
@@ -438,7 +442,7 @@ static void __reduce_backlog(struct dm_clone_copier *copier, sector_t nr)
 	}
 }
 
-/* There's no more of @job to be started. */
+/* No more of @job is to be started. */
 static void __remove_job(struct pool *pool, struct dm_clone_job *job)
 {
 	list_del(&job->list);
@@ -448,8 +452,8 @@ static void __remove_job(struct pool *pool, struct dm_clone_job *job)
 
 enum next {
 	NEXT_NOTHING,		/* there are no jobs, or they have to wait */
-	NEXT_SLICE,		/* of @nr_sectors at most, to be started of @job */
-	NEXT_END,		/* of @job, which has failed and has left the list */
+	NEXT_SLICE,		/* start @nr_sectors of @job at most */
+	NEXT_END,		/* @job has failed, and has left the list */
 };
 
 static enum next next_step(struct pool *pool, struct dm_clone_job **job,
@@ -480,8 +484,8 @@ out:
 }
 
 /*
- * Take @s off what is left of @job.  If that was all of it the job leaves the list,
- * and @s takes over from the starting of it.
+ * Take @s off what is left of @job.  If nothing is left the job leaves the
+ * list, and @s takes over the reference of starting it.
  */
 static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
 {
@@ -511,13 +515,14 @@ static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
 }
 
 /*
- * What cannot be started now will be later.  If it's for want of memory then the
- * reserve is in use, and the end of that slice, or of another, will run the work.  If
- * it's the pacer, then either the end of a portion changes its mind, of a slice or of
- * zeroing, of which we hear by dm_clone_copier_hurry(); or the work has been queued
- * for when it's time.
+ * What cannot be started now will be started later.  If memory is short the
+ * reserve is in use, and the end of that slice, or of another, runs the work.
+ * If the pacer says no, the end of a portion, of a slice or of zeroing, changes
+ * that, and dm_clone_copier_hurry() is called; or the work has been queued for
+ * when it is time.
  *
- * Only the work takes jobs off the list, so @job stays while memory is got for it.
+ * Only the work takes jobs off the list, so @job stays while memory for it is
+ * allocated.
  */
 static void start_slices(struct pool *pool)
 {
@@ -582,7 +587,7 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *j
 	list_add_tail(&job->list, &pool->jobs);
 	if (pool->paced)
 		copier->backlog += job->left.end - job->left.begin;
-	run_read_work(pool);	/* a barrier: pairs with dm_clone_copier_hurry() */
+	run_read_work(pool);	/* barrier, pairs with dm_clone_copier_hurry() */
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 
@@ -620,8 +625,8 @@ void dm_clone_copier_hurry(struct dm_clone_copier *copier)
 	struct pool *pool = &copier->pools[DM_CLONE_BACKGROUND];
 
 	/*
-	 * The bio waits, then this looks for jobs; dm_clone_copier_copy() adds the
-	 * job, then queues the work, which looks for bios.
+	 * First the bio waits, then this looks for jobs. dm_clone_copier_copy()
+	 * first adds the job, then queues the work, which looks for bios.
 	 */
 	smp_mb();
 	if (!list_empty_careful(&pool->jobs))
@@ -719,7 +724,7 @@ void dm_clone_copier_destroy(struct dm_clone_copier *copier)
 {
 	int i;
 
-	/* The end of the last slice may have queued it for nothing. */
+	/* The end of the last slice may have queued them for nothing. */
 	for (i = 0; i < DM_CLONE_NR_CLASSES; i++) {
 		cancel_delayed_work_sync(&copier->pools[i].read_work);
 		cancel_work_sync(&copier->pools[i].write_work);

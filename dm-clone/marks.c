@@ -26,7 +26,7 @@ void dm_clone_marks_exit(struct dm_clone_marks *marks)
 	kvfree(marks->bits);
 }
 
-/* Mark them if there is memory for that: @bits, if so far there was none. */
+/* Mark them if there is memory for that; if there was none so far use @bits. */
 static bool mark(struct dm_clone_marks *marks, unsigned long **bits,
 		 unsigned long begin, unsigned long end)
 {
@@ -52,8 +52,8 @@ static bool mark(struct dm_clone_marks *marks, unsigned long **bits,
 }
 
 /*
- * Not at the cost of others: it can be done without.  So it may fail, and neither I/O
- * nor compaction, which kvcalloc() would ask for with these flags, is worth it.
+ * Marks are dispensable, so this may fail.  Neither I/O is worth it, nor the
+ * compaction that kvcalloc() would ask for with these flags.
  */
 static unsigned long *alloc_marks(unsigned long nr)
 {
@@ -125,7 +125,7 @@ bool dm_clone_marks_find_run(struct dm_clone_marks *marks, unsigned long begin,
 	return marked;
 }
 
-/* Look at a stride.  If nothing is marked any more the bits are the caller's. */
+/* Look at a stride.  If no marks are left the bits become the caller's. */
 static bool __find(struct dm_clone_marks *marks, unsigned long most,
 		   unsigned long *begin, unsigned long *end, unsigned long **unused)
 {

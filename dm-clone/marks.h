@@ -4,10 +4,10 @@
  *
  * Marks: regions that are to be zeroed rather than copied.
  *
- * One bit a region, in memory that is there only while there are marks.  A mark
- * is a wish, not a right: whoever is to change the region needs a claim to it.
- * It means nothing for a region that is hydrated.  To lose it is no harm, the
- * region is copied then, as if nothing had been said of it.
+ * One bit a region, in memory that exists only while there are marks.  A mark
+ * is a wish, not a right: changing the region takes a claim.  It means nothing
+ * if the region is hydrated.  Losing it does no harm: then the region is
+ * copied.
  */
 #ifndef DM_CLONE_MARKS_H
 #define DM_CLONE_MARKS_H
@@ -16,7 +16,7 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 
-/* Regions that are gone through at a time, at most, with interrupts off. */
+/* The most regions gone through at a time with interrupts off. */
 #define DM_CLONE_MARKS_STRIDE	BIT(18)
 
 struct dm_clone_marks {
@@ -24,8 +24,8 @@ struct dm_clone_marks {
 
 	spinlock_t lock;	/* protects the rest; any context, irqs off */
 	unsigned long *bits;	/* NULL: there are none */
-	unsigned long begin;	/* nothing is marked before this, */
-	unsigned long end;	/* or from this on */
+	unsigned long begin;	/* marks are not before this, */
+	unsigned long end;	/* nor here or after */
 };
 
 void dm_clone_marks_init(struct dm_clone_marks *marks, unsigned long nr_regions);
@@ -40,16 +40,16 @@ void dm_clone_marks_clear(struct dm_clone_marks *marks, unsigned long begin,
 			  unsigned long end);
 
 /*
- * The run of regions from @begin on that are all marked, or all not.  Returns whether
- * they are; *@run_end is the first one of [begin, end) that is different, or @end.
- * Any context.
+ * The run of regions from @begin on that are all marked, or all not.  Returns
+ * whether they are marked; *@run_end is the first region of [begin, end) that
+ * differs, or @end.  Any context.
  */
 bool dm_clone_marks_find_run(struct dm_clone_marks *marks, unsigned long begin,
 			     unsigned long end, unsigned long *run_end);
 
 /*
- * The first regions that are marked, @most of them: [*begin, *end).  Returns false if
- * there are none, and then the memory is free again.  May sleep.
+ * The first run of marked regions, @most of them: [*begin, *end).  Returns
+ * false if there are none, and has freed the memory then.  May sleep.
  */
 bool dm_clone_marks_find_first(struct dm_clone_marks *marks, unsigned long most,
 			       unsigned long *begin, unsigned long *end);

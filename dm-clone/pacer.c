@@ -16,103 +16,105 @@
 #include "pacer.h"
 
 /*
- * All that has been chosen rather than followed, and why.
+ * All values that were chosen, and why.
  * Documentation/hydration-performance.rst has the figures.
  */
 
 /*
- * The window, in sectors.  To begin with, what keeps a source with a delay of
- * 20 ms busy at some hundred MiB/s: nothing is known of the devices yet.  The
- * least is what keeps both of them busy if they answer at once: two portions
- * each.
+ * The window, in sectors.  The first one keeps a source with a delay of 20 ms
+ * busy at several hundred MiB/s: nothing is known of the devices yet.  The
+ * smallest keeps two devices busy that answer at once.
  */
 #define FIRST_WINDOW	(16U << (20 - SECTOR_SHIFT))
 #define MIN_WINDOW	(2U << (20 - SECTOR_SHIFT))
 
+/* A window holds this many portions at least: one is read, one is written. */
+#define PORTIONS_PER_WINDOW 2
+
 /*
- * It grows by this factor as long as a round has been faster than the best of
- * late by this part of it: by less might be chance.
+ * It grows by this factor as long as each round is faster than the best of late
+ * by this part of it: less might be chance.
  */
 #define OPEN_FACTOR	4
 #define FASTER_PART	8
 
 /*
- * After that it is this many times what is under way at the best bandwidth and
- * the least latency: once keeps the devices busy if all portions take the same
- * time, which they don't; more than twice is only queued.
+ * After that it is this many times the best bandwidth times the least latency:
+ * once keeps the devices busy if all portions take the same time, which they do
+ * not; more than twice only queues.
  */
 #define WINDOW_FACTOR	2
 
 /*
- * The best bandwidth and the least latency are forgotten by these parts in each
- * round, since devices change.  Latency more slowly: too much of it opens the
+ * Devices change: in each round these parts of the best bandwidth and the least
+ * latency are forgotten.  Latency more slowly: too high a value opens the
  * window for nothing.
  */
 #define FORGET_BANDWIDTH 16
 #define FORGET_LATENCY	64
 
 /*
- * While there's user I/O it is looked at this often, in ns: a few jiffies,
- * which is as precise as the work that asks.
+ * User I/O is looked at this often, in ns: every few jiffies, which is how
+ * precise the work is that asks.
  */
 #define LOOK_PERIOD	(10 * NSEC_PER_MSEC)
 
 /*
- * The pace follows the average latency of user I/O, this often, in ns.  For an
- * average some must have ended, or a long time has passed.
+ * The pace adapts to the average latency of user I/O this often, in ns.  The
+ * average needs some samples, unless a long time has passed.
  */
 #define ADAPT_PERIOD	(100 * NSEC_PER_MSEC)
 #define MAX_ADAPT_PERIOD NSEC_PER_SEC
 #define MIN_SAMPLES	8
 
 /*
- * User I/O is disturbed if its latency is above the baseline by this part of
- * that, and by this time, in ns: what fast devices differ by anyway.
+ * User I/O is disturbed if its latency is above the baseline by this part of it
+ * and by this time, in ns, which fast devices vary by anyway.
  */
 #define DISTURBED_PART	2
 #define LATENCY_SLACK	(200 * NSEC_PER_USEC)
 
 /*
- * The baseline is forgotten by this part each time: within some 6 s what user
- * I/O does now becomes what it is compared with.
+ * Each time this part of the baseline is forgotten: within some 6 s the latency
+ * of now becomes the one to compare with.
  */
 #define FORGET_BASELINE	64
 
 /*
- * If disturbed, the pace is divided by PACE_FACTOR.  Otherwise it is multiplied
- * by that until this has happened once, from the floor to the bandwidth of most
- * devices in a second; from then on it gains a part only, so that it takes
- * three steps to come back to where it was too much.
+ * If user I/O is disturbed the pace is divided by PACE_FACTOR.  Until that has
+ * happened once it is otherwise multiplied by the same: within a second from
+ * the floor to the bandwidth of most devices.  From then on it gains only this
+ * part, so that it takes three steps back to where it was too much.
  */
 #define PACE_FACTOR	2
 #define PACE_GAIN_PART	4
 
-/* User I/O that comes back within this time, in ns, goes on as it was. */
+/* User I/O that comes back within this time, in ns, meets the same pace. */
 #define FORGET_AFTER	(5ULL * NSEC_PER_SEC)
 
-/* When the pace has doubled this often it is taken for no limit at all. */
+/* A pace that has doubled this often is no limit any more. */
 #define MAX_IDLE_LOOKS	16
 
 /*
- * A portion takes about this time at the rate that is allowed, in 1/s: small
- * enough for a rate to look even, large enough to be worth a bio.  This part of
+ * There are about this many portions a second at the allowed rate: small enough
+ * for the rate to look even, large enough to be worth a bio.  And this part of
  * a second's floor may be in flight at once, whatever the latency.
  */
 #define PORTIONS_PER_SECOND 32
 #define FLOOR_IN_FLIGHT	4
 
 /*
- * What was not used of the rate may be caught up with for this long, in ns: the
- * work that asks may be late by some jiffies.
+ * Unused rate may be caught up with for this long, in ns: the work that asks
+ * may be some jiffies late.
  */
 #define BURST		(25 * NSEC_PER_MSEC)
 
-/* Bounds that keep the arithmetic in 64 bits: sectors a second, ns. */
+/* Bounds that keep the arithmetic within 64 bits: sectors a second, and ns. */
 #define MAX_PACE	BIT_ULL(32)
 #define MAX_LATENCY	(10ULL * NSEC_PER_SEC)
 
 /*
- * Longs, which no CPU reads torn while another one counts, not even on 32 bits.
+ * Longs: no CPU reads them torn while another one counts, even with 32 bits.
  * There they wrap around: only differences are used, and latency is counted in
  * units of 1024 ns, so that 4398 seconds of it fit between two looks.
  */
@@ -134,16 +136,16 @@ struct dm_clone_pacer {
 	u64 limit;
 	u64 floor;
 	unsigned int in_flight;
-	bool awaited;		/* somebody was told to wait for the end of a portion */
-	u64 next_start;		/* not before, if there's a rate to keep */
+	bool awaited;		/* somebody waits for the end of a portion */
+	u64 next_start;		/* not before this, if there is a rate to keep */
 
 	/*
-	 * The window, in rounds: a round ends when as much as the window has
-	 * been copied since it began.
+	 * The window adapts in rounds: a round ends when as much as the window
+	 * has been copied since it began.
 	 */
 	unsigned int window;
-	bool opening;		/* and it still pays */
-	bool held_back;		/* in this round something else was the limit */
+	bool opening;		/* it still pays to open it */
+	bool held_back;		/* something else was the limit in this round */
 	u64 bandwidth;		/* the best of late */
 	u64 latency;		/* the least of late that a portion took */
 	u64 round_start;
@@ -152,17 +154,17 @@ struct dm_clone_pacer {
 	/* User I/O. */
 	bool busy;
 	u64 busy_until;		/* the last look that found some */
-	u64 looked;		/* when */
-	struct user_io seen;	/* then */
-	u64 adapted;		/* when */
-	struct user_io before;	/* then */
+	u64 looked;		/* the time of the last look, */
+	struct user_io seen;	/* and what it found */
+	u64 adapted;		/* when the pace was last adapted, */
+	struct user_io before;	/* and the counts then */
 	u64 pace;		/* beside user I/O */
-	unsigned int idle_looks; /* since there was some: the pace doubles with each */
-	bool climbing;		/* it hasn't been disturbed yet */
-	bool paced;		/* the pace was what held copies back since then */
-	u64 baseline;		/* average latency that is not disturbed */
+	unsigned int idle_looks; /* in a row: each doubles the pace */
+	bool climbing;		/* users have not been disturbed yet */
+	bool paced;		/* the pace held copies back since then */
+	u64 baseline;		/* average latency of undisturbed user I/O */
 
-	/* For stats: what was copied in the last second, or a little longer. */
+	/* For stats: what was copied in the last second or a little more. */
 	u64 rate;
 	u64 rate_start;
 	u64 rate_done;		/* sectors since */
@@ -187,7 +189,7 @@ void dm_clone_pacer_user_end(struct dm_clone_pacer *pacer, u64 start)
 	this_cpu_add(pacer->user->latency, (ktime_get_ns() - start) >> LATENCY_SHIFT);
 }
 
-/* Not a snapshot: it need not be one. */
+/* This is no snapshot, and need not be. */
 static struct user_io sum_user_io(struct dm_clone_pacer *pacer)
 {
 	struct user_io sum = {};
@@ -209,12 +211,12 @@ static u64 __floor(struct dm_clone_pacer *pacer)
 	return max_t(u64, pacer->floor, DM_CLONE_MIN_PORTION);
 }
 
-/* Additive enough to get going from the floor, multiplicative further on. */
+/* Adapt the pace to @latency, the average since the last time. */
 static void __adapt_pace(struct dm_clone_pacer *pacer, u64 latency)
 {
 	bool at_floor = pacer->pace <= __floor(pacer);
 
-	/* What it's like with hardly any copying; forgotten by and by. */
+	/* The latency with hardly any copying; slowly forgotten. */
 	if (!pacer->baseline)
 		pacer->baseline = latency;
 	else if (at_floor || latency < pacer->baseline)
@@ -235,7 +237,7 @@ static void __adapt_pace(struct dm_clone_pacer *pacer, u64 latency)
 	pacer->paced = false;
 }
 
-/* A user who comes back after a short pause finds things unchanged. */
+/* User I/O begins; after a short pause the pace is unchanged. */
 static void __begin_busy(struct dm_clone_pacer *pacer, u64 now)
 {
 	if (!pacer->busy_until || now - pacer->busy_until > FORGET_AFTER) {
@@ -256,9 +258,9 @@ static u64 __pace(struct dm_clone_pacer *pacer)
 }
 
 /*
- * No user I/O: copies make use of that, but not of all of it at once.  If this is
- * just a gap between two bios of the user, then the next one must not find the
- * device with a whole window in its way.
+ * There is no user I/O.  Copies make use of that step by step: this may be just
+ * a gap between two bios of the user, and the next one must not find a whole
+ * window in its way.
  */
 static void __go_idle(struct dm_clone_pacer *pacer)
 {
@@ -268,8 +270,7 @@ static void __go_idle(struct dm_clone_pacer *pacer)
 }
 
 /*
- * Is there user I/O?  If some was started since the last look, or some is in
- * flight.
+ * Is there user I/O: has some begun since the last look, or is some in flight?
  */
 static void __look_at_user_io(struct dm_clone_pacer *pacer, u64 now)
 {
@@ -319,7 +320,7 @@ static unsigned int clamp_window(u64 window)
 	return clamp_t(u64, window, MIN_WINDOW, DM_CLONE_MAX_WINDOW);
 }
 
-/* What is on its way at @rate while a portion takes its time, and as much again. */
+/* What is worth having in flight at @rate. */
 static u64 __worth_in_flight(struct dm_clone_pacer *pacer, u64 rate)
 {
 	return mul_u64_u64_div_u64(min(rate, MAX_PACE),
@@ -347,7 +348,7 @@ static void __end_round(struct dm_clone_pacer *pacer, u64 now)
 	if (pacer->opening && faster) {
 		pacer->window = clamp_window((u64)OPEN_FACTOR * pacer->window);
 	} else {
-		/* One that has been faster earns a wider window by itself. */
+		/* If it was faster, that alone makes the window wider. */
 		pacer->opening = false;
 		pacer->window = clamp_window(__worth_in_flight(pacer, pacer->bandwidth));
 	}
@@ -363,7 +364,7 @@ static void __account_portion(struct dm_clone_pacer *pacer, unsigned int sectors
 	if (pacer->round_done < pacer->window)
 		return;
 
-	/* How fast it could have been does not show if it was held back. */
+	/* A round that was held back does not tell how fast it could be. */
 	if (!pacer->held_back)
 		__end_round(pacer, now);
 	__begin_round(pacer, now);
@@ -375,7 +376,7 @@ static void __account_portion(struct dm_clone_pacer *pacer, unsigned int sectors
  *---------------------------------------------------------------
  */
 
-/* The rate to be kept now; 0: none. */
+/* The rate to keep now; 0: none. */
 static u64 __allowed_rate(struct dm_clone_pacer *pacer)
 {
 	if (!pacer->busy)
@@ -386,7 +387,8 @@ static u64 __allowed_rate(struct dm_clone_pacer *pacer)
 
 static unsigned int portion_size(u64 rate, unsigned int window)
 {
-	u64 size = rate ? div_u64(rate, PORTIONS_PER_SECOND) : window / 2;
+	u64 size = rate ? div_u64(rate, PORTIONS_PER_SECOND) :
+			  window / PORTIONS_PER_WINDOW;
 
 	size = clamp_t(u64, size, DM_CLONE_MIN_PORTION, DM_CLONE_MAX_PORTION);
 
@@ -438,7 +440,7 @@ u64 dm_clone_pacer_begin(struct dm_clone_pacer *pacer, unsigned int sectors,
 
 	now = ktime_get_ns();
 	if (!pacer->in_flight)
-		__begin_round(pacer, now);	/* it was idle, or held back */
+		__begin_round(pacer, now);	/* it was idle or held back */
 	pacer->in_flight += sectors;
 
 	rate = __allowed_rate(pacer);
@@ -500,7 +502,7 @@ void dm_clone_pacer_set_limit(struct dm_clone_pacer *pacer, u64 limit)
 
 	spin_lock_irqsave(&pacer->lock, flags);
 	pacer->limit = limit;
-	pacer->next_start = 0;	/* what the old one has put off */
+	pacer->next_start = 0;	/* the old limit has set it */
 	spin_unlock_irqrestore(&pacer->lock, flags);
 }
 

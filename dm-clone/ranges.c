@@ -41,12 +41,11 @@ static void insert(struct dm_clone_ranges *r, unsigned int i,
 }
 
 /*
- * Take those that touch @new off the list and make them a part of it.  Returns the
- * place for it.
+ * Merge the ranges that touch @new into it, and take them off the list.
+ * Returns the place for @new.
  *
- * No two in the list touch each other.  So what @new grows by can't make it touch
- * more than it did; and only one of them begins before it, whose first regions
- * have been tried.
+ * No two ranges in the list touch.  So growing does not make @new touch more of
+ * them, and only one of them begins before it: that one's progress is kept.
  */
 static unsigned int merge(struct dm_clone_ranges *r, struct dm_clone_listed_range *new)
 {

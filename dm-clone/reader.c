@@ -4,7 +4,7 @@
  *
  * The reader, see reader.h.
  *
- * A read goes its way like this:
+ * The life of a read:
  *
  *	prepared: the regions are claimed, the memory is there
  *	  |	dm_clone_reader_submit()
@@ -15,7 +15,7 @@
  *	  |	work: do_write_reads()
  *	writing
  *	  |	read_write_endio()
- *	done: the regions are marked, the claim is released, the memory is freed
+ *	done: the bits are set, the claim is released, the memory is freed
  */
 
 #include <linux/bio.h>
@@ -32,39 +32,39 @@
 #include "compat.h"
 #include "reader.h"
 
-/* Most memory in use, in sectors, and for what nobody has asked for yet: 16, 8 MiB. */
+/* The most memory in use, all in all and for reads ahead: 16 and 8 MiB. */
 #define MAX_MEMORY	(16U << (20 - SECTOR_SHIFT))
 #define MAX_AHEAD_MEMORY (MAX_MEMORY / 2)
 
 /*
- * After an error nothing is hydrated for this long, in jiffies.  Each attempt reads all
- * of the regions, and has the writes to them wait for that.
+ * After an error nothing is hydrated for this long, in jiffies: each attempt
+ * reads whole regions, and makes writes to them wait.
  */
 #define PAUSE		HZ
 
-/* How far is read ahead, in sectors: at first, at most, and in steps of this. */
+/* How far to read ahead, in sectors: at first, at most, and in which steps. */
 #define FIRST_AHEAD	(256U << (10 - SECTOR_SHIFT))
 #define MAX_AHEAD	(4U << (20 - SECTOR_SHIFT))
 #define AHEAD_STEP	(256U << (10 - SECTOR_SHIFT))
 
-/* Parts that a buffer is read in: for the user, before and after that. */
+/* A buffer is read in parts: the user's, and those before and after it. */
 #define NR_PARTS	3
 
 struct dm_clone_read {
 	struct dm_clone_reader *reader;
 	struct dm_clone_claim claim;
 	unsigned int memory;		/* accounted for, in sectors */
-	sector_t sector;		/* the regions: what is in the buffer */
+	sector_t sector;		/* the regions, as in the buffer */
 	unsigned int nr_sectors;
 
-	struct bio *user;		/* NULL: nobody, or it has ended */
-	bool watched;			/* by the engine, which steps back for it, */
+	struct bio *user;		/* NULL: none, or it has ended */
+	bool watched;			/* by the engine, which steps back, */
 	u64 start;			/* since then */
 	struct dm_clone_buffer *buffer;
-	struct bio bio;			/* for the user; also for the write */
-	struct bio head;		/* for what is left of the regions */
+	struct bio bio;			/* the user's part; also the write */
+	struct bio head;		/* the rest of the regions */
 	struct bio tail;
-	atomic_t nr_reading;		/* and one while starting */
+	atomic_t nr_reading;		/* bios, and 1 until all are started */
 
 	struct dm_clone_outcome outcome; /* reader->lock */
 	struct list_head list;		/* in to_write; reader->lock */
@@ -84,9 +84,9 @@ struct dm_clone_reader {
 
 	spinlock_t lock;		/* protects the rest; any context */
 	bool running;
-	u64 resume_at;			/* not before, in 64-bit jiffies */
-	unsigned int nr_sectors;	/* of reads from prepared to done */
-	unsigned long nr_reads;		/* from prepared to done */
+	u64 resume_at;			/* not before this, in 64-bit jiffies */
+	unsigned int nr_sectors;	/* of reads, prepared but not done */
+	unsigned long nr_reads;		/* the same */
 	wait_queue_head_t idle;
 	struct list_head to_write;
 
@@ -103,7 +103,7 @@ struct dm_clone_reader {
  *---------------------------------------------------------------
  */
 
-/* Account for a read, if there may be one more with so much memory. */
+/* Account for a read, if there may be another one with this much memory. */
 static bool get_memory(struct dm_clone_reader *reader, unsigned int nr_sectors,
 		       unsigned int most)
 {
@@ -122,7 +122,7 @@ static bool get_memory(struct dm_clone_reader *reader, unsigned int nr_sectors,
 	return r;
 }
 
-/* The last thing of a read: dm_clone_reader_wait() may be waiting for it. */
+/* The last step of a read: dm_clone_reader_wait() may be waiting for it. */
 static void put_memory(struct dm_clone_reader *reader, unsigned int nr_sectors)
 {
 	unsigned long flags;
@@ -240,7 +240,7 @@ static void do_write_reads(struct work_struct *work)
  *---------------------------------------------------------------
  */
 
-/* A bio of the read, or the starting of them, is over. */
+/* A bio of the read has ended, or the last of them has been started. */
 static void put_reading(struct dm_clone_read *read)
 {
 	struct dm_clone_reader *reader = read->reader;
@@ -254,7 +254,7 @@ static void put_reading(struct dm_clone_read *read)
 		return;
 	}
 
-	/* Under the lock: once the work has it, the reader may go away. */
+	/* Under the lock: once the work has @read the reader may go away. */
 	spin_lock_irqsave(&reader->lock, flags);
 	list_add_tail(&read->list, &reader->to_write);
 	queue_work(reader->wq_dest, &reader->write_work);
@@ -278,7 +278,7 @@ static void end_user(struct dm_clone_read *read, blk_status_t status)
 	bio_endio(user);
 }
 
-/* Nobody but the user's bio looks at read->user from when they are submitted. */
+/* Once the bios are submitted only the user's part looks at read->user. */
 static void part_read_endio(struct bio *bio)
 {
 	struct dm_clone_read *read = bio->bi_private;
@@ -291,8 +291,8 @@ static void part_read_endio(struct bio *bio)
 }
 
 /*
- * @nr_before: bios of parts that come before this one in the buffer.  The user's part
- * is charged to the cgroup that has asked for it, the rest is not.
+ * @nr_before: bios for parts before this one in the buffer.  The user's part is
+ *	charged to the user's cgroup, the rest is not.
  */
 static void submit_part(struct dm_clone_read *read, struct bio *bio,
 			unsigned int nr_before, sector_t begin, sector_t end,
@@ -385,7 +385,7 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 
 	end = min(end, begin + (DM_CLONE_MAX_READ >> geo->region_shift));
 
-	/* A claim would be in the way of zeroing, which passes it by. */
+	/* A claim would be in the way of zeroing, which passes over it. */
 	if (dm_clone_hydration_is_to_zero(reader->hydration, begin, end))
 		return DM_CLONE_READ_NOT_NOW;
 
@@ -399,7 +399,7 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 		return DM_CLONE_READ_TAKEN;
 	}
 
-	/* Now that they're ours: are they still as they were, and to be copied at all? */
+	/* Now that we own them: are they still to be copied? */
 	if (dm_clone_hydration_is_to_zero(reader->hydration, begin, read->claim.end)) {
 		release_regions(read);
 		free_read(read);
@@ -422,14 +422,14 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
  *---------------------------------------------------------------
  * Ahead of the user
  *
- * A read that goes on where the last one has ended, or where what was read ahead for
- * that ends, is in sequence: this far ahead regions are hydrated, and twice as far
- * the next time.  Only reads of unhydrated regions come here, so those that find
- * what has been read ahead cost no more than any read of hydrated regions.
+ * A read that begins where the last one ended, or where the reading ahead for
+ * it ended, is in sequence: regions are hydrated @window ahead of it, and twice
+ * as far the next time.  Only reads of unhydrated regions come here: those that
+ * find what was read ahead cost no more than other reads of hydrated regions.
  *---------------------------------------------------------------
  */
 
-/* Regions up to @end are being read by a user, from @begin on. */
+/* A user is reading the regions [begin, end). */
 static void note_read(struct dm_clone_reader *reader, unsigned long begin,
 		      unsigned long end)
 {
@@ -438,7 +438,7 @@ static void note_read(struct dm_clone_reader *reader, unsigned long begin,
 
 	spin_lock_irqsave(&reader->lock, flags);
 
-	/* Several at a time: this one is faster than what is read ahead. */
+	/* Reads are in flight at once: this one is ahead of us. */
 	if (begin >= reader->ahead_begin && begin < reader->ahead_end)
 		goto out;
 
@@ -456,7 +456,7 @@ out:
 	spin_unlock_irqrestore(&reader->lock, flags);
 }
 
-/* The next unhydrated regions to be read ahead; false if there are none. */
+/* The next unhydrated regions to read ahead; false if there are none. */
 static bool next_ahead(struct dm_clone_reader *reader, unsigned long *begin,
 		       unsigned long *end)
 {
@@ -483,7 +483,7 @@ static bool next_ahead(struct dm_clone_reader *reader, unsigned long *begin,
 	return true;
 }
 
-/* What cannot be done now is left to the user. */
+/* What cannot be read now is left to the user. */
 static void do_ahead(struct work_struct *work)
 {
 	struct dm_clone_reader *reader =
@@ -556,7 +556,7 @@ void dm_clone_reader_wait(struct dm_clone_reader *reader)
 	wait_event_lock_irq(reader->idle, !reader->nr_reads, reader->lock);
 	spin_unlock_irq(&reader->lock);
 
-	/* It finds that nothing may be started. */
+	/* If it is queued it finds that nothing may be started. */
 	flush_work(&reader->ahead_work);
 }
 

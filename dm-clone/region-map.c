@@ -19,10 +19,10 @@
 #define LONGS_PER_WORD	(DM_CLONE_REGIONS_PER_WORD / BITS_PER_LONG)
 
 /*
- * Dirtiness is kept a word of 64 regions, which is the unit the disk is written
- * in; the summary has a bit for BITS_PER_LONG such words, so that a commit
- * finds a few changes among 2^31 regions without a long search.  All in all
- * 65.02 bits for 64 regions.
+ * There is a dirty bit for each word of 64 regions, the unit in which the disk
+ * is written.  The summary has a bit for BITS_PER_LONG words, so that a commit
+ * finds a few changes among 2^31 regions without a long search.  In total 64
+ * regions take 65.02 bits.
  */
 struct bits {
 	unsigned long *hydrated;
@@ -31,8 +31,8 @@ struct bits {
 };
 
 /*
- * Bits are set, marked and counted under a seqlock, so that whoever takes it
- * sees all or nothing of a change.  Bits are tested without any lock.
+ * Bits are set, made dirty and counted under a seqlock, so that whoever takes
+ * it sees all or nothing of a change.  Bits are tested without any lock.
  */
 struct dm_clone_region_map {
 	unsigned long nr_regions;
@@ -43,11 +43,11 @@ struct dm_clone_region_map {
 	/* NULL: all regions are hydrated, and that is committed. */
 	struct bits __rcu *bits;
 	unsigned long nr_hydrated;	/* read without the lock too */
-	bool changed;			/* something is marked dirty */
+	bool changed;			/* something is dirty */
 
 	/*
-	 * Odd from begin_commit to end_commit: words have been taken off their
-	 * dirty marks and are not durable yet.
+	 * Odd from begin_commit to end_commit: words are not dirty any more,
+	 * and not durable yet.
 	 */
 	unsigned int commit_seq;
 };
@@ -103,7 +103,7 @@ struct dm_clone_region_map *dm_clone_region_map_create(unsigned long nr_regions)
 	return map;
 }
 
-/* Where nobody takes them away: those who write the map, and set bits. */
+/* For those who write the map or set bits: nobody frees them meanwhile. */
 static struct bits *__bits(struct dm_clone_region_map *map)
 {
 	return rcu_dereference_protected(map->bits, true);
@@ -196,7 +196,7 @@ bool dm_clone_is_range_hydrated(struct dm_clone_region_map *map,
 	if (!bits)
 		r = true;
 	else if (nr == 1)
-		r = test_bit(start, bits->hydrated);	/* by far the most of them */
+		r = test_bit(start, bits->hydrated);	/* by far the most frequent */
 	else
 		r = find_next_zero_bit(bits->hydrated, start + nr, start) >= start + nr;
 	rcu_read_unlock();
@@ -247,7 +247,7 @@ unsigned long dm_clone_find_next_unhydrated_region(struct dm_clone_region_map *m
 	return r;
 }
 
-/* Of the long of the bitmap that @start is in, the bits of [start, end). */
+/* The bits of [start, end) that are not set, in the long of @start only. */
 static unsigned int nr_unset_in_long(struct dm_clone_region_map *map,
 				     unsigned long start, unsigned long end)
 {
@@ -291,8 +291,8 @@ bool dm_clone_is_range_committed(struct dm_clone_region_map *map,
 	bool clean;
 
 	/*
-	 * The caller has found the bits set: not so by somebody who has yet to
-	 * mark them?
+	 * The caller has found the bits set.  Has that writer made them dirty
+	 * yet?
 	 */
 	smp_rmb();
 	map_seq = raw_read_seqcount(&map->lock.seqcount);
@@ -306,7 +306,7 @@ bool dm_clone_is_range_committed(struct dm_clone_region_map *map,
 	clean = !bits || find_next_bit(bits->dirty, end, first) >= end;
 	rcu_read_unlock();
 
-	/* The marks are clear: not because a commit has just taken them? */
+	/* They are clean.  Or has a commit just taken them? */
 	smp_rmb();
 	return clean && READ_ONCE(map->commit_seq) == commit_seq &&
 	       !read_seqcount_retry(&map->lock.seqcount, map_seq);
@@ -345,7 +345,7 @@ u32 dm_clone_region_map_nr_words(struct dm_clone_region_map *map)
 	return map->nr_words;
 }
 
-/* The last word has bits that belong to no region: they're not ours. */
+/* The last word may have bits that belong to no region. */
 static u64 word_mask(struct dm_clone_region_map *map, u32 index)
 {
 	unsigned int tail = map->nr_regions % DM_CLONE_REGIONS_PER_WORD;
@@ -409,7 +409,7 @@ u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map, u32 fro
 	return index;
 }
 
-/* Bits that are set meanwhile are marked, so it does not matter who comes first. */
+/* Bits set meanwhile are dirty again, so it does not matter which is first. */
 static void copy_words(const struct bits *bits, u32 first, u32 nr, __le64 *words)
 {
 #ifdef __LITTLE_ENDIAN
@@ -454,7 +454,7 @@ void dm_clone_region_map_begin_commit(struct dm_clone_region_map *map)
 	smp_wmb();	/* pairs with dm_clone_is_range_committed() */
 }
 
-/* From here on the dirty marks tell again what is committed. */
+/* From here on the dirty bits tell again what is committed. */
 void dm_clone_region_map_end_commit(struct dm_clone_region_map *map)
 {
 	smp_wmb();	/* pairs with dm_clone_is_range_committed() */

@@ -21,9 +21,9 @@
 #define KIB(n)		((n) << (10 - SECTOR_SHIFT))
 
 /*
- * What is discarded and zeroed by commands at a time, in sectors.  It begins
- * with the least, doubles while a step takes less than SHORT, and halves when
- * one takes more than LONG: whoever waits for a stop waits about as long.
+ * How much commands discard or zero at a time, in sectors.  It begins with the
+ * least, doubles when a step takes less than SHORT, and halves when one takes
+ * more than LONG: a stop takes about that long.
  */
 #define MIN_COMMAND	KIB(1024U)
 #define MAX_COMMAND	KIB(65536U)
@@ -31,16 +31,17 @@
 #define LONG		(200 * NSEC_PER_MSEC)
 
 /*
- * What is read back at a time, in sectors: in the background, where one job is
- * under way; and in others, of which there may be many, or if there's no memory.
+ * How much is read back at a time, in sectors: in the background, where there
+ * is one job at a time, and in other jobs, of which there may be many, or with
+ * the reserve.
  */
 #define MAX_SLICE	DM_CLONE_MAX_PORTION
 #define SMALL_SLICE	DM_CLONE_MIN_PORTION
 
-/* Jobs that are at work at once: enough to keep a device busy. */
+/* Jobs that run at once: enough to keep a device busy. */
 #define MAX_AT_WORK	8
 
-/* A job in the background asks again after this many jiffies, if not before. */
+/* A background job asks again after this many jiffies at the latest. */
 #define MAX_WAIT	(HZ / 50 + 1)
 
 struct dm_clone_zeroer {
@@ -49,7 +50,7 @@ struct dm_clone_zeroer {
 	struct dm_clone_pacer *pacer;
 	struct dm_clone_memory memory;
 
-	/* READ_ONCE/WRITE_ONCE; jobs that meet here may lose a change of the other's. */
+	/* READ_ONCE/WRITE_ONCE: concurrent jobs may lose changes. */
 	unsigned int command;		/* sectors at a time */
 	bool refused;			/* write-zeroes */
 	bool dest_zeroed;
@@ -87,8 +88,8 @@ static void note_zero_error(struct dm_clone_zero_job *job, blk_status_t status,
 }
 
 /*
- * Zero the @nr sectors from @sector on, with the memory from sector @at of @buffer on.
- * What cannot be read may well be written.
+ * Zero the @nr sectors from @sector on, with the memory from sector @at of
+ * @buffer on.  What cannot be read is written: that may well work.
  */
 static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buffer,
 		      unsigned int at, sector_t sector, unsigned int nr)
@@ -118,7 +119,7 @@ static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buf
 	}
 }
 
-/* Returns how many of the @nr sectors have been done. */
+/* Returns how many of the @nr sectors are done. */
 static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sector,
 				    unsigned int nr)
 {
@@ -137,7 +138,7 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
 		return nr;
 	}
 
-	/* Its holder waits for nothing but the destination. */
+	/* Whoever holds it waits for nothing but the destination. */
 	nr = min(nr, SMALL_SLICE);
 	mutex_lock(&zeroer->reserve_lock);
 	read_back(job, zeroer->reserve, 0, sector, nr);
@@ -153,11 +154,11 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
  */
 
 /*
- * Send a command for the @nr sectors from @sector on, @most of them at a time.
+ * Send a command for the @nr sectors from @sector on, @most at a time.
  *
- * With bios on the stack, one at a time, as all of the zeroer's: what
- * blkdev_issue_zeroout() and its like allocate comes from a pool that all layers
- * share.  Others above us may hold what it keeps in reserve, and wait for us.
+ * Like all of the zeroer's bios these are on the stack, one at a time:
+ * blkdev_issue_zeroout() and its like allocate from a pool that all layers
+ * share.  Layers above may hold its reserve, and wait for us.
  */
 static int command(struct dm_clone_zeroer *zeroer, enum req_op op, sector_t sector,
 		   unsigned int nr, unsigned int most)
@@ -180,15 +181,15 @@ static int command(struct dm_clone_zeroer *zeroer, enum req_op op, sector_t sect
 	return r;
 }
 
-/* The queue below cuts it, with an eye to the granularity: that can't be done here. */
+/* The queue below splits it, by its granularity, which we do not know. */
 static void discard(struct dm_clone_zeroer *zeroer, sector_t sector, unsigned int nr)
 {
 	command(zeroer, REQ_OP_DISCARD, sector, nr, MAX_COMMAND);
 }
 
 /*
- * Whatever it fails with, zeroes may be written instead.  A device that refuses
- * is not asked again: some find out only then that they can't do it.
+ * Whatever the error, zeroes may be written instead.  A device that refuses is
+ * not asked again: some find out only then that they do not support it.
  */
 static bool zero_by_command(struct dm_clone_zeroer *zeroer, sector_t sector,
 			    unsigned int nr)
@@ -200,7 +201,7 @@ static bool zero_by_command(struct dm_clone_zeroer *zeroer, sector_t sector,
 	if (READ_ONCE(zeroer->refused) || !most)
 		return false;
 
-	/* Not all devices cut it: it's for the sender to ask what they can do. */
+	/* Not all devices split these: the sender has to keep to the limit. */
 	r = command(zeroer, REQ_OP_WRITE_ZEROES, sector, nr, most);
 	if (r == -EOPNOTSUPP || r == -EREMOTEIO)
 		WRITE_ONCE(zeroer->refused, true);
@@ -219,7 +220,7 @@ static void adapt_command(struct dm_clone_zeroer *zeroer, u64 took)
 	WRITE_ONCE(zeroer->command, command);
 }
 
-/* Zero some sectors, of which @slice at most are read back. */
+/* Zero some sectors; read back @slice of them at most. */
 static void zero_step(struct dm_clone_zero_job *job, unsigned int slice)
 {
 	struct dm_clone_zeroer *zeroer = job->zeroer;
@@ -249,7 +250,7 @@ static void zero_step(struct dm_clone_zero_job *job, unsigned int slice)
  *---------------------------------------------------------------
  */
 
-/* In the background: returns false if there's no room, and how long to wait. */
+/* A step in the background.  Returns false, and a time to wait, if not now. */
 static bool zero_paced_step(struct dm_clone_zero_job *job, unsigned long *wait)
 {
 	struct dm_clone_pacer *pacer = job->zeroer->pacer;
@@ -263,7 +264,7 @@ static bool zero_paced_step(struct dm_clone_zero_job *job, unsigned long *wait)
 		return false;
 	}
 
-	/* A command counts as one step, however much it covers. */
+	/* A command counts as one portion, however much it covers. */
 	room = min(room, MAX_SLICE);
 	start = dm_clone_pacer_begin(pacer, room, true);
 	zero_step(job, room);
@@ -286,7 +287,7 @@ static bool advance(struct dm_clone_zero_job *job, unsigned long *wait)
 	return job->outcome.status || job->left.begin >= job->left.end;
 }
 
-/* Without I/O for memory: that may need what we're about to do. */
+/* No I/O to free memory: that may need what we are about to do. */
 static void do_zero(struct work_struct *work)
 {
 	struct dm_clone_zero_job *job =
@@ -297,7 +298,7 @@ static void do_zero(struct work_struct *work)
 
 	memalloc_noio_restore(noio);
 
-	/* With its last job the zeroer may go away. */
+	/* After its last job the zeroer may go away. */
 	if (over)
 		job->done(job);
 	else
@@ -367,7 +368,7 @@ unsigned long dm_clone_zeroer_memory(struct dm_clone_zeroer *zeroer)
 
 void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer)
 {
-	/* The last job is done, but the work that has told so may not have returned. */
+	/* The last job is done, but its work may not have returned yet. */
 	destroy_workqueue(zeroer->wq);
 	mutex_destroy(&zeroer->reserve_lock);
 	dm_clone_buffer_free(zeroer->reserve);

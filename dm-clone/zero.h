@@ -2,27 +2,28 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The zeroer: sees to it that sectors of the destination read as zeroes.
+ * The zeroer makes sectors of the destination read as zeroes.
  *
- * That is to cost nothing where there is nothing to zero, and no space where
- * the destination has none for it yet.  So for a range:
+ * This should cost nothing where there is nothing to zero, and no space where
+ * the destination has not provisioned any.  So a range is treated like this:
  *
- *	1. it is discarded, if that's wanted and the destination takes discards.
- *	   That may free the space, and promises nothing: errors are ignored.
- *	2. write-zeroes, where the destination has that and has not refused it.
- *	3. Else it is read, and zeroes are written only where it is not zero.  A
- *	   thin volume reads what it has no space for without any I/O.
+ *	1. It is discarded, if the caller asks for that and the destination
+ *	   takes discards.  This may free space, and promises nothing: errors
+ *	   are ignored.
+ *	2. Write-zeroes is sent, if the destination has it and never refused it.
+ *	3. Otherwise the range is read, and zeroes are written where it is not
+ *	   zero.  A thin volume reads unprovisioned space without any I/O.
  *
- * All of it waits for the destination, in a work of each job's own, a step at
- * a time.  A step is what takes a moment: of write-zeroes up to 64 MiB where
- * the device is quick.  Between steps the work is queued anew, so that others
- * have their turn even when the workqueue is down to its rescuer, and a job in
- * the background asks whether it is to stop, and the pacer.
+ * Each job has a work, which waits for the destination, a step at a time.  A
+ * step takes a moment: up to 64 MiB of write-zeroes if the device is quick.
+ * Between steps the work is queued again, so that others have their turn even
+ * if only the rescuer is left; and a background job asks whether to stop, and
+ * the pacer.
  *
- * Only the destination is touched.  Of jobs there may be thousands, a short discard
- * is one, and each keeps a worker until the destination answers.  So they have a
- * workqueue of their own, which works on a few at a time: nothing but zeroing waits
- * for its turn there.
+ * Only the destination is touched.  There may be thousands of jobs (a short
+ * discard is one), and each keeps a worker until the destination answers.  So
+ * they have a workqueue of their own, which runs a few at a time: only zeroing
+ * waits for its turn there.
  */
 #ifndef DM_CLONE_ZERO_H
 #define DM_CLONE_ZERO_H
@@ -40,25 +41,25 @@ typedef void (*dm_clone_zeroed_fn)(struct dm_clone_zero_job *job);
 typedef bool (*dm_clone_stop_fn)(struct dm_clone_zero_job *job);
 
 /*
- * A job: the memory is the caller's again when @done is called.  What is left
- * then has not been zeroed, or is not known to be: nothing, unless the job has
- * failed, as its outcome tells, or was stopped.
+ * A job.  When @done is called the memory is the caller's again.  @left is
+ * empty then, unless the job has failed, as its outcome tells, or was stopped:
+ * what is left has not been zeroed, or may not have been.
  */
 struct dm_clone_zero_job {
 	/* Set by the caller. */
 	dm_clone_zeroed_fn done;
 	struct dm_clone_span left;
 	bool discard;			/* pass a discard down first */
-	dm_clone_stop_fn should_stop;	/* a job in the background; or NULL */
-	struct dm_clone_buffer *buffer;	/* memory to use; or NULL */
-	sector_t buffer_sector;		/* that the first one of the buffer is for */
+	dm_clone_stop_fn should_stop;	/* of a background job, else NULL */
+	struct dm_clone_buffer *buffer;	/* memory to use, or NULL */
+	sector_t buffer_sector;		/* what the buffer begins with */
 
 	struct dm_clone_outcome outcome;
 
 	/* The zeroer's. */
 	struct dm_clone_zeroer *zeroer;
 	struct delayed_work work;
-	sector_t discarded;		/* all before this has been */
+	sector_t discarded;		/* what is before this has been */
 };
 
 /* Returns NULL if there's no memory.  @pacer must outlive the zeroer. */
@@ -69,14 +70,14 @@ struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
 void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer);
 
 /*
- * Regions that are not hydrated are known to hold nothing in the destination but
- * zeroes, or what the source has in the same place; or no longer.  Then zeroes of the
- * source are there already, a discard may leave the rest, and no job is to be started.
+ * Is it known that unhydrated regions of the destination hold only zeroes, or
+ * what the source has in the same place?  While it is, zeroes of the source are
+ * there already, discards write nothing, and no job may be started.
  */
 void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer, bool zeroed);
 bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer);
 
-/* Memory in use, in bytes, but for the reserve.  Any context. */
+/* Memory in use, in bytes, without the reserve.  Any context. */
 unsigned long dm_clone_zeroer_memory(struct dm_clone_zeroer *zeroer);
 
 /* Start a job.  Any context. */
