@@ -4,7 +4,7 @@
 import errno
 import time
 
-from lib import disks, dm, metadata
+from lib import dm, metadata
 from lib.blk import MIB, SOURCE, Block
 from lib.errors import Failure, Missed
 from lib.framework import test
@@ -487,7 +487,8 @@ def _(t):
       "and it works later", ours="it has other rules")
 def _(t):
     clone = t.idle_clone(size=MIB, active=False)
-    clone.meta.delay(disks.FOREVER, disks.FOREVER)
+    # Not delay(): what that holds is carried out, well, before the next table is there.
+    clone.meta.hold()
     jobs = [t.background(lambda d=t.unready("clone"): d.load(clone.table())) for _ in range(2)]
     for job in jobs:
         job.must_block()
