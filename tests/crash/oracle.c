@@ -353,7 +353,15 @@ static void report_sector(struct oracle *o, uint64_t sector, uint32_t birth, uin
 	       floor ? " or later" : "");
 }
 
-static void judge_data(struct oracle *o, const uint32_t *floor)
+/* What flushes have made sure of stays so over resets; suspends know of one life. */
+static uint32_t floor_of(const struct oracle *o, uint64_t sector, bool suspended)
+{
+	uint32_t floor = o->floor[sector], of_suspend = o->suspend_floor[sector];
+
+	return suspended && of_suspend > floor ? of_suspend : floor;
+}
+
+static void judge_data(struct oracle *o, bool suspended)
 {
 	const struct cell *cells = o->disk->cells + o->rec->meta_sectors;
 	uint32_t last_birth = BIRTH_BAD, last_floor = 0;
@@ -361,16 +369,17 @@ static void judge_data(struct oracle *o, const uint32_t *floor)
 
 	for (uint64_t s = 0; s < o->rec->target_size; s++) {
 		uint32_t birth = oracle_is_hydrated(o, s) ? cells[s].birth : BIRTH_SOURCE;
+		uint32_t floor = floor_of(o, s, suspended);
 
-		if (may_be(o, s, birth, floor[s]))
+		if (may_be(o, s, birth, floor))
 			continue;
 
 		/* A sector that is wrong in the same way as its neighbour is not news. */
-		if (last_bad + 1 != s || birth != last_birth || floor[s] != last_floor)
-			report_sector(o, s, birth, floor[s]);
+		if (last_bad + 1 != s || birth != last_birth || floor != last_floor)
+			report_sector(o, s, birth, floor);
 		last_bad = s;
 		last_birth = birth;
-		last_floor = floor[s];
+		last_floor = floor;
 	}
 }
 
@@ -381,7 +390,7 @@ void oracle_judge(struct oracle *o, bool suspended, struct verdict *verdict)
 
 	judge_metadata(o);
 	if (!verdict->nr_problems)
-		judge_data(o, suspended ? o->suspend_floor : o->floor);
+		judge_data(o, suspended);
 }
 
 void oracle_view(const struct oracle *o, uint32_t *stamps)

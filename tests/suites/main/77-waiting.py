@@ -175,6 +175,18 @@ def _(t):
         raise Failure(f"{len(lines)} lines say that it waits, 2 at most were expected")
 
 
+@test("good regions among many bad ones cost few tries: {what}", ours=OURS,
+      what={"20 of 100": (20, 100, 4, 1), "1 of 10": (1, 10, 2, 3)})
+def _(t, what):
+    good, period, size, most = what
+    clone = t.idle_clone(region=8, size=size * MIB)
+    bad = [(i + good, min(period - good, clone.regions - i - good))
+           for i in range(0, clone.regions, period) if i + good < clone.regions]
+    clone.source.fail_ranges([(8 * first, 8 * nr) for first, nr in bad])
+    nr_bad = sum(nr for _, nr in bad)
+    until_crossed(t, clone, nr_bad, most * nr_bad)
+
+
 @test("the log says once that it waits for one bad region, whatever is asked meanwhile",
       ours=OURS)
 def _(t):
