@@ -16,6 +16,10 @@
  * After a few failures in a row it may be the device, or a bad stretch of it, and
  * the engine feels its way: one region at a time, and after one that fails it goes
  * to the next multiple of the stride.  The first region that gets copied ends that.
+ * From there on it starts slowly, with one region in copy, twice as many after each
+ * batch that is copied as a whole, and one again after a failure.  With full batches
+ * between bad stretches that are close together most would fail, and what is good in
+ * them would be left out.
  * A pass that has failed and has left regions out is followed by one that begins by
  * feeling its way, with half the stride.  One that has left out nothing ends the
  * round; the next round begins with the largest stride again.  So
@@ -133,6 +137,7 @@ struct dm_clone_hydration {
 	bool pass_failed;
 	bool left_out;			/* regions, in this pass: neither copied nor tried */
 	bool feeling;			/* the way; until a copy ends well */
+	unsigned long slow_start;	/* regions in copy at most; 0: the threshold */
 	unsigned long failed_until;	/* where the last try ended, if it failed */
 	unsigned long stride;		/* of tries, in regions, a power of two */
 	bool waiting;			/* for a device; until a copy ends well */
@@ -578,6 +583,7 @@ static void __feel_way(struct dm_clone_hydration *h)
 
 	h->feeling = true;
 	h->failed_until = ULONG_MAX;
+	h->slow_start = 1;
 }
 
 static unsigned long largest_stride(struct dm_clone_hydration *h)
@@ -608,6 +614,31 @@ static void __go_on(struct dm_clone_hydration *h)
 	h->retry_at = 0;
 	h->feeling = false;
 	WRITE_ONCE(h->waiting, false);
+}
+
+/* Regions that may be in copy in the background. */
+static unsigned long __window(struct dm_clone_hydration *h)
+{
+	unsigned long threshold = dm_clone_hydration_threshold(h);
+
+	lockdep_assert_held(&h->lock);
+
+	return h->slow_start ? min(h->slow_start, threshold) : threshold;
+}
+
+/* Only a whole batch that's good says that there's no bad stretch near. */
+static void __adjust_window(struct dm_clone_hydration *h, bool good, bool whole)
+{
+	lockdep_assert_held(&h->lock);
+
+	if (!h->slow_start)
+		return;
+	if (!good)
+		h->slow_start = 1;
+	else if (whole)
+		h->slow_start *= 2;
+	if (h->slow_start > dm_clone_hydration_threshold(h))
+		h->slow_start = 0;
 }
 
 /* A region could not be copied. */
@@ -699,8 +730,13 @@ static unsigned int __max_tries(struct dm_clone_hydration *h)
 static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 		       blk_status_t status)
 {
+	bool whole = batch->fill.claim.begin == batch->claim.begin &&
+		     batch->fill.claim.end == batch->claim.end;
+
 	lockdep_assert_held(&h->lock);
 
+	if (!batch->fill.job.outcome.cancelled)
+		__adjust_window(h, !status, whole);
 	if (!status) {
 		h->nr_good = min(h->nr_good + 1, MANY_COPIES);
 		__go_on(h);
@@ -893,20 +929,21 @@ static u64 __not_before(struct dm_clone_hydration *h)
  */
 static unsigned long room(struct dm_clone_hydration *h)
 {
-	unsigned long threshold = dm_clone_hydration_threshold(h), nr = 0;
+	unsigned long window, nr = 0;
 	unsigned int portion;
 	u64 wait;
 
 	spin_lock_irq(&h->lock);
+	window = __window(h);
 	if (!h->enabled || !h->running ||
 	    time_before64(get_jiffies_64(), __not_before(h)))
 		nr = 0;
 	else if (h->feeling)
 		nr = h->nr_background ? 0 : 1;
 	else if (duty(h) < 100)		/* one, and then the pause after it */
-		nr = h->nr_background ? 0 : threshold;
-	else if (h->nr_background < threshold)
-		nr = threshold - h->nr_background;
+		nr = h->nr_background ? 0 : window;
+	else if (h->nr_background < window)
+		nr = window - h->nr_background;
 	spin_unlock_irq(&h->lock);
 
 	/* What has been claimed but can't be started would only be in the way. */
@@ -1464,6 +1501,7 @@ void dm_clone_hydration_enable(struct dm_clone_hydration *h, bool enable)
 		h->resume_at = 0;
 		h->stride = largest_stride(h);
 		h->told_waiting = false;
+		h->slow_start = 0;
 		__go_on(h);
 	}
 	spin_unlock_irq(&h->lock);
