@@ -3,9 +3,13 @@
 worker that others need, who can do without this device.
 """
 
+import contextlib
 import glob
+import os
+import time
 
-from lib.blk import MIB, SOURCE, ZERO, Block
+from lib import aio
+from lib.blk import MIB, SOURCE, ZERO, Block, stamped
 from lib.errors import Failure, Missed
 from lib.framework import test
 
@@ -111,4 +115,70 @@ def _(t):
     block.close()
     above.remove()
     clone.model.set(0, 8 * nr, ZERO)
+    clone.check()
+
+
+RT_RUNTIME = "/proc/sys/kernel/sched_rt_runtime_us"
+
+
+@contextlib.contextmanager
+def alone_on_cpu_0():
+    """The calling thread has CPU 0, and gives it to no thread without its priority."""
+    cpus = os.sched_getaffinity(0)
+    with open(RT_RUNTIME, "r+", encoding="ascii") as f:
+        before = f.read()
+        f.seek(0)               # writes elsewhere come to nothing
+        f.write("-1")
+        f.flush()
+        os.sched_setaffinity(0, {0})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        try:
+            yield
+        finally:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            os.sched_setaffinity(0, cpus)
+            f.seek(0)
+            f.write(before)
+
+
+@test("a real-time thread that keeps its CPU busy sees its partial write end",
+      ours="its worker is bound to the CPU")
+def _(t):
+    if len(os.sched_getaffinity(0)) < 2:
+        t.skip("this machine has one CPU")
+    clone = t.idle_clone(region=REGION)
+    write = aio.Write(clone.path, stamped(8, 8, 50), 8 * 512)
+    with alone_on_cpu_0():
+        write.submit()
+        deadline = time.monotonic() + 5
+        while not (ended := write.has_ended()) and time.monotonic() < deadline:
+            pass
+    write.close()
+    if not ended:
+        raise Failure("the write has not ended within 5 s")
+    clone.model.set(8, 8, 50)
+    clone.check()
+
+
+@test("copies that somebody waits for are synchronous, those in the background are not",
+      ours="it leaves that to kcopyd")
+def _(t):
+    clone = t.idle_clone(region=REGION, size=64 * REGION)
+    devices = clone.source, clone.dest
+    with t.trace(*devices) as trace:
+        clone.put(3, 2)
+    for disk in devices:
+        for bio in trace.of(disk.number):
+            if "S" not in bio.rwbs:
+                raise Failure(f"a copy that a write waits for: {bio}")
+    with t.trace(*devices) as trace:
+        clone.enable_hydration()
+        clone.until_hydrated()
+    for disk in devices:
+        bios = [bio for bio in trace.of(disk.number) if bio.nr]
+        if not bios:
+            raise Failure("the trace shows no copies")
+        for bio in bios:
+            if "S" in bio.rwbs:
+                raise Failure(f"a copy in the background: {bio}")
     clone.check()
