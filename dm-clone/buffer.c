@@ -57,6 +57,7 @@ static LIST_HEAD(cache);
 static unsigned long nr_cached;		/* chunks */
 static unsigned long nr_unneeded;	/* the least number of late */
 
+/* On the kernel's own workqueue, whose name has changed: nobody waits for this. */
 static void age_cache(struct work_struct *work);
 static DECLARE_DELAYED_WORK(age_work, age_cache);
 
@@ -94,7 +95,7 @@ static void cache_chunk(struct page *page)
 	spin_lock_irqsave(&cache_lock, flags);
 	list_add(&page->lru, &cache);
 	if (!nr_cached++)
-		queue_delayed_work(system_unbound_wq, &age_work, KEEP_TIME);
+		schedule_delayed_work(&age_work, KEEP_TIME);
 	spin_unlock_irqrestore(&cache_lock, flags);
 }
 
@@ -128,7 +129,7 @@ static void age_cache(struct work_struct *work)
 	spin_lock_irq(&cache_lock);
 	nr_unneeded = nr_cached;
 	if (nr_cached)
-		queue_delayed_work(system_unbound_wq, &age_work, KEEP_TIME);
+		schedule_delayed_work(&age_work, KEEP_TIME);
 	spin_unlock_irq(&cache_lock);
 }
 

@@ -14,6 +14,7 @@ COMPLAINT = re.compile("|".join([
     r"refcount_t:", r"list_(add|del) corruption", r"use-after-free",
     r"leaked", r"still has outstanding", r"Objects remaining in",
     r"page allocation failure", r"unexpected result", r"stack trace",
+    r"\[dm_clone\] enqueued on deprecated",
 ]))
 
 # Known noise of emulation, no fault of anybody's.  What kmemleak suspects the tests
