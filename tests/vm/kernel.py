@@ -67,10 +67,15 @@ def _decompress(payload):
     return None
 
 
+# The note that tells where to enter a kernel that is no bzImage: its namesz, descsz,
+# type (XEN_ELFNOTE_PHYS32_ENTRY) and name. Kernels of one's own may lack it.
+_PVH_ENTRY = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0")
+
+
 def unpacked(path, cache):
     """The path of the kernel proper inside the bzImage at path.
 
-    It is the bzImage itself when there is no way to unpack it.
+    It is the bzImage itself when there is no way to unpack it, or to boot it then.
     """
     stat = os.stat(path)
     target = os.path.join(cache, f"vmlinux-{stat.st_size}-{stat.st_mtime_ns}")
@@ -79,7 +84,7 @@ def unpacked(path, cache):
     with open(path, "rb") as file:
         image = file.read()
     content = _decompress(_payload(image)) if image[0x202:0x206] == b"HdrS" else None
-    if content is None:
+    if content is None or not _PVH_ENTRY.search(content):
         return path
     temporary = f"{target}.{os.getpid()}"
     with open(temporary, "wb") as file:

@@ -145,10 +145,7 @@ def find_kernel(options):
     """(the file QEMU is given, the directory of its modules)"""
     image = options.kernel or default_kernel()
     modules = options.modules or f"/lib/modules/{kernel.release_of(image)}"
-    # A kernel of one's own may lack the entry point that an unpacked one needs.
-    if not options.kernel:
-        image = kernel.unpacked(image, CACHE)
-    return image, os.path.realpath(modules)
+    return kernel.unpacked(image, CACHE), os.path.realpath(modules)
 
 
 def environment_lines(options):
