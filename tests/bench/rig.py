@@ -16,7 +16,7 @@ import os
 import subprocess
 import time
 
-from lib import dm
+from lib import disks, dm
 from lib.blk import MIB, Block
 from lib.disks import Backing, Disk, null_blk
 
@@ -56,8 +56,7 @@ class Module:
 def prepare(ram_disks=3, mib=RAM_MIB, modules=("dm_delay", "nbd")):
     """Once a machine: the modules that everything needs."""
     subprocess.run(["modprobe", "-a", "dm_mod", "dm_persistent_data", *modules], check=True)
-    subprocess.run(["modprobe", "brd", f"rd_nr={ram_disks}", "max_part=0",
-                    f"rd_size={mib << 10}"], check=True)
+    disks.ram_disks(ram_disks, mib << 10)
     # null_blk is told there what it is to be like.
     subprocess.run(["modprobe", "configfs"], check=True)
     if not os.path.ismount("/sys/kernel/config"):

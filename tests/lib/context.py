@@ -164,7 +164,7 @@ class Context:
 
     def disk(self, sectors, kind="ram", fill=None, what="disk", readonly=False,
              **options):
-        """A disk; kind is ram, null or loop (see lib/disks.py)."""
+        """A disk; kind is ram, null, loop or scsi (see lib/disks.py)."""
         name = self.name(what)
         if kind == "ram":
             backing = self._arena.slice(sectors)
@@ -172,6 +172,8 @@ class Context:
             backing = disks.null_blk(name, sectors, **options)
         elif kind == "loop":
             backing = disks.loop(f"{self.folder()}/image", sectors)
+        elif kind == "scsi":
+            backing = disks.scsi_debug(sectors, **options)
         else:
             raise ValueError(kind)
         disk = disks.Disk(name, sectors, backing, readonly)

@@ -3,21 +3,23 @@
 
                  Disk  (dm-linear; or held, failing, delayed)
                   |
-     +------------+-----------+
-     |            |           |
-    ram          null        loop
-  a slice of   null_blk    a file in tmpfs
-  a RAM disk
+     +------------+-----------+------------+
+     |            |           |            |
+    ram          null        loop         scsi
+  a slice of   null_blk    a file in    scsi_debug,
+  a RAM disk               tmpfs        up to 8 MiB
 
-  no discard   discard     discard
-                           write zeroes
-  no cache     cache       cache
+  no discard   discard     discard      discard
+                           write zeroes write zeroes
+  no cache     cache       cache        cache
 """
 
 import ctypes
 import fcntl
+import glob
 import os
 import subprocess
+import time
 
 from lib import dm, sweep
 from lib.blk import MIB, Block
@@ -36,6 +38,19 @@ def modprobe(*args):
                           check=False)
     if done.returncode:
         raise Skip(f"modprobe {' '.join(args)}: {done.stderr.strip()}")
+
+
+def _put(path, value):
+    with open(path, "w", encoding="ascii") as f:
+        f.write(f"{value}\n")
+
+
+def ram_disks(number, kib):
+    """Loads the RAM disks. Newer kernels' have discard, which is taken from them: these
+    are the disks without."""
+    modprobe("brd", f"rd_nr={number}", "max_part=0", f"rd_size={kib}")
+    for node in range(number):
+        _put(f"/sys/block/ram{node}/queue/discard_max_bytes", 0)
 
 
 class Backing:
@@ -79,10 +94,6 @@ def null_blk(name, sectors, discard=True, cache=True, block_size=512, busy_ms=0,
     path = f"{sweep.NULLB}/{name}"
     os.mkdir(path)
 
-    def put(key, value):
-        with open(f"{path}/{key}", "w", encoding="ascii") as f:
-            f.write(f"{value}\n")
-
     if busy_ms:
         queue = {"irqmode": 2, "completion_nsec": busy_ms * 1000000,
                  "submit_queues": 1, "hw_queue_depth": 1}
@@ -91,7 +102,7 @@ def null_blk(name, sectors, discard=True, cache=True, block_size=512, busy_ms=0,
                        ("queue_mode", 2 if queue else 0),
                        ("size", -(-sectors // MIB)),
                        ("cache_size", 64 if cache else 0), ("power", 1)]:
-        put(key, value)
+        _put(f"{path}/{key}", value)
     return Backing(_null_blk_node(name, path), end=lambda: os.rmdir(path))
 
 
@@ -101,6 +112,36 @@ def _null_blk_node(name, path):
         return f"/dev/{name}"
     with open(f"{path}/index", encoding="ascii") as f:
         return f"/dev/nullb{f.read().strip()}"
+
+
+SCSI_MIB = 8
+
+
+def set_scsi_debug(**parameters):
+    """What disks to come say of themselves, and what all of them do."""
+    for key, value in parameters.items():
+        _put(f"/sys/module/scsi_debug/parameters/{key}", value)
+
+
+def scsi_debug(sectors, **parameters):
+    """A disk of scsi_debug: both discard and write-zeroes. All have the same size; the
+    one that was made last is to go first."""
+    if sectors > SCSI_MIB * MIB:
+        raise Failure(f"scsi_debug is told to make disks of {SCSI_MIB} MiB")
+    modprobe("sd_mod")
+    modprobe("scsi_debug", "add_host=0", "per_host_store=1", f"dev_size_mb={SCSI_MIB}",
+             "delay=0", "lbpu=1", "lbpws=1", "lbprz=1")
+
+    set_scsi_debug(**parameters)
+    before = set(glob.glob("/sys/block/sd*"))
+    _put(f"{sweep.SCSI_DEBUG}/add_host", 1)
+    deadline = time.monotonic() + 60
+    while not (new := set(glob.glob("/sys/block/sd*")) - before):
+        if time.monotonic() > deadline:
+            raise Failure("scsi_debug has made no disk")
+        time.sleep(0.05)
+    return Backing(f"/dev/{os.path.basename(new.pop())}",
+                   end=lambda: _put(f"{sweep.SCSI_DEBUG}/add_host", -1))
 
 
 def _attach_loop(path, flags):
@@ -138,8 +179,7 @@ def loop_over(path, depth=None):
 
     queue = f"/sys/block/{os.path.basename(node)}/queue"
     for key, value in (("scheduler", "none"), ("nr_requests", depth)) if depth else ():
-        with open(f"{queue}/{key}", "w", encoding="ascii") as f:
-            f.write(f"{value}\n")
+        _put(f"{queue}/{key}", value)
 
     def end():
         fcntl.ioctl(device, LOOP_CLR_FD, 0)

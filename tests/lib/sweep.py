@@ -14,6 +14,7 @@ from lib import dm
 PREFIX = "t-"                   # names of mapped devices of tests
 MOUNTS = "/run/dm-clone-tests"  # mount points, image files
 NULLB = "/sys/kernel/config/nullb"
+SCSI_DEBUG = "/sys/bus/pseudo/drivers/scsi_debug"
 LOOP_CLR_FD = 0x4C01
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -133,6 +134,16 @@ def _detach_loops():
     return left
 
 
+def _remove_scsi_debug():
+    """Those of tests: it makes none on its own."""
+    left = [host for host in os.listdir(SCSI_DEBUG) if host.startswith("adapter")] \
+        if os.path.isdir(SCSI_DEBUG) else []
+    for _ in left:
+        with open(f"{SCSI_DEBUG}/add_host", "w", encoding="ascii") as f:
+            f.write("-1\n")
+    return left
+
+
 def _remove_null_blk():
     left = []
     if os.path.isdir(NULLB):
@@ -159,7 +170,7 @@ def sweep():
     """Removes everything of ours; returns what was still there."""
     left = _unmount_all()
     left += _remove_mapped()
-    for step in _detach_loops, _remove_null_blk, _remove_files:
+    for step in _detach_loops, _remove_null_blk, _remove_scsi_debug, _remove_files:
         try:
             left += step()
         except OSError as error:

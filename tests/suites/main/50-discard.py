@@ -311,7 +311,8 @@ def _(t, kind):
 @test("write zeroes goes down as such where the destination has it",
       ours="it offers none")
 def _(t):
-    clone = t.idle_clone(region=128, kind="loop")
+    # A loop device may only have what its file system has.
+    clone = t.idle_clone(region=128, kind="scsi")
     clone.put(0, 1024)
     with t.trace(clone.dest) as trace:
         clone.block.zeroout(0, 1024)
