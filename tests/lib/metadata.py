@@ -52,6 +52,10 @@ class Superblock:
     def bitmap(self, block, bits):
         return _Bitset(block).read(self.root, bits)
 
+    def bitmap_blocks(self, block):
+        """The numbers of the blocks that the bitmap is in."""
+        return {number for _, number in _Bitset(block).leaves(self.root)}
+
 
 def read(block):
     """The superblock of a device; fails unless it is a good one."""
@@ -85,7 +89,7 @@ class _Bitset:
             raise Failure(f"{what} {number}: holds another block's number")
         return data
 
-    def _leaves(self, number):
+    def leaves(self, number):
         """(key, array block) in order."""
         data = self._read(number, BTREE_XOR, 8, "btree node")
         _, flags, _, nr, most, value_size, _ = BTREE_NODE.unpack_from(data)
@@ -97,11 +101,11 @@ class _Bitset:
             if flags == LEAF:
                 yield key, value
             else:
-                yield from self._leaves(value)
+                yield from self.leaves(value)
 
     def read(self, root, bits):
         out, bytes_needed = [], -(-bits // 8)
-        for want, (key, number) in enumerate(self._leaves(root)):
+        for want, (key, number) in enumerate(self.leaves(root)):
             if key != want:
                 raise Failure(f"array block {want} is missing")
             data = self._read(number, ARRAY_XOR, 16, "array block")
