@@ -42,6 +42,10 @@ check: modules peer
 style:
 	@scripts/check-style
 
+# KERNEL= selects one: 6.1, 6.12 or newest.
+check-kernels:
+	@KERNEL=$(KERNEL) scripts/check-kernels $(TESTS)
+
 check-fuzz: modules peer
 	@$(PACKAGES) check
 	@+$(MAKE) --no-print-directory -C tests/fuzz
@@ -111,6 +115,8 @@ help:
 #:   make check-debug   run the tests, and more, in kernels with KASAN, lockdep, fault
 #:                   injection and KCSAN; builds them first: hours in an emulated
 #:                   machine; last line: N passed, N failed
+#:   make check-kernels build for Debian's kernels, 6.1, 6.12 and the newest, boot them
+#:                   and run the tests there; fetches those that are not installed
 #:   make soak       everything at once and for long; last line: N passed, N failed
 #:   make bench      count what I/O costs, beside dm-linear, the kernel's own target and
 #:                   others, in about 15 minutes: tables, and build/bench/io.json, io.rst
@@ -129,6 +135,7 @@ help:
 #:   CHECK_TIMEOUT=  with make check: the time limit in seconds (4200)
 #:   CHECK_MACHINES= with make check: how many virtual machines share the tests (2)
 #:   SEED=           with make check-fuzz, check-crash and soak: repeat an earlier run
+#:   KERNEL=         with make check-kernels: only 6.1, 6.12 or newest
 #:   STATES=         with make check-crash: how many states (20000)
 #:   FUZZ=           with make check-fuzz: options, as --only random:17; see
 #:                   build/tests/fuzz/hostile --help
@@ -140,5 +147,5 @@ help:
 #:   DELAY=          with make demo: how many ms the source takes for a read (20)
 #:   INSTALL_PACKAGES=no   do not install missing Debian packages
 
-.PHONY: all modules peer install check style soak check-fuzz check-crash check-debug bench bench-hydration demo \
+.PHONY: check-kernels all modules peer install check style soak check-fuzz check-crash check-debug bench bench-hydration demo \
 	shell clean help
