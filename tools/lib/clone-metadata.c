@@ -574,8 +574,8 @@ static void compare_counts(struct walk *w)
 	bool all_known = true;
 
 	/* What damaged blocks refer to is not known: it may be in use. */
-	w->incomplete = w->stats.problems[CLONE_MD_UNREADABLE] ||
-			w->stats.problems[CLONE_MD_DAMAGED];
+	if (w->stats.problems[CLONE_MD_UNREADABLE] || w->stats.problems[CLONE_MD_DAMAGED])
+		w->incomplete = true;
 
 	for (uint64_t b = 0; b < w->nr_blocks; b++) {
 		compare_count(w, b);
@@ -648,10 +648,10 @@ int clone_md_walk_bitset(const struct clone_md_image *image,
 	return w.words_lost ? -EILSEQ : 0;
 }
 
-int clone_md_check(const struct clone_md_image *image,
-		   const struct clone_md_superblock *sb,
-		   const struct clone_md_visitor *visitor,
-		   struct clone_md_stats *stats)
+static int check(const struct clone_md_image *image,
+		 const struct clone_md_superblock *sb,
+		 const struct clone_md_visitor *visitor, bool with_bitset,
+		 struct clone_md_stats *stats)
 {
 	struct walk w;
 	bool map_usable;
@@ -672,7 +672,10 @@ int clone_md_check(const struct clone_md_image *image,
 	if (map_usable)
 		w.nr_blocks = w.stats.nr_blocks;
 
-	walk_bitset(&w);
+	if (with_bitset)
+		walk_bitset(&w);
+	else
+		w.incomplete = true;
 	if (map_usable) {
 		walk_space_map(&w);
 		compare_counts(&w);
@@ -684,6 +687,21 @@ int clone_md_check(const struct clone_md_image *image,
 		*stats = w.stats;
 
 	return nr_problems(&w) ? -EILSEQ : 0;
+}
+
+int clone_md_check(const struct clone_md_image *image,
+		   const struct clone_md_superblock *sb,
+		   const struct clone_md_visitor *visitor,
+		   struct clone_md_stats *stats)
+{
+	return check(image, sb, visitor, true, stats);
+}
+
+int clone_md_check_space_map(const struct clone_md_image *image,
+			     const struct clone_md_superblock *sb,
+			     const struct clone_md_visitor *visitor)
+{
+	return check(image, sb, visitor, false, NULL);
 }
 
 /*

@@ -181,6 +181,11 @@ int clone_md_check(const struct clone_md_image *image,
 		   const struct clone_md_visitor *visitor,
 		   struct clone_md_stats *stats);
 
+/* The same without the bitset: nothing is called leaked. */
+int clone_md_check_space_map(const struct clone_md_image *image,
+			     const struct clone_md_superblock *sb,
+			     const struct clone_md_visitor *visitor);
+
 /*
  * An image in a file or device that is open for reading.  Its size is taken
  * from the descriptor.  The descriptor stays the caller's and has to stay open.
@@ -243,6 +248,7 @@ int clone_md_salvage(const struct clone_md_image *image,
  * The same without a superblock: only the sizes in @sb are used.  All trees are
  * looked for that may have been the bitset.  Regions that one of them has as
  * hydrated, and another as not, are lost.  @nr_found is the number of trees.
+ * -E2BIG if there are too many to look at them all.
  */
 int clone_md_salvage_without_superblock(const struct clone_md_image *image,
 					const struct clone_md_superblock *sb,

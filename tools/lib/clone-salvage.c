@@ -18,8 +18,11 @@
 #include "clone-metadata.h"
 #include "endian-le.h"
 
-/* Trees that are looked at when there is no superblock; more are not. */
-#define MAX_TREES	32u
+/*
+ * What is looked at when there is no superblock, in words: each commit leaves
+ * the tree of the one before, until its blocks are needed again.
+ */
+#define MAX_WORDS_OF_TREES	(UINT64_C(1) << 31)
 
 #define NO_BLOCK	UINT64_MAX
 
@@ -307,14 +310,15 @@ static int look_for_trees(struct agreement *a, const struct clone_md_image *imag
 {
 	struct clone_md_superblock with_root = *sb;
 	uint8_t node[CLONE_MD_BLOCK_SIZE];
-	unsigned int nr_tried = 0;
+	uint64_t nr_words = 0;
 
 	for (uint64_t b = 1; b < image->nr_blocks; b++) {
 		int r;
 
 		if (!read_bitset_node(image, b, node) || !may_be_root(sb, node))
 			continue;
-		if (nr_tried++ == MAX_TREES)
+		nr_words += a->nr_words;
+		if (nr_words > MAX_WORDS_OF_TREES)
 			return -E2BIG;
 		with_root.bitset_root = b;
 		r = use_tree(a, image, &with_root, nr_found);

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * clone_repair: new metadata from what is left of damaged metadata.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "state.h"
+#include "tool.h"
+
+static const char usage[] =
+"Usage: clone_repair -i DEVICE|FILE -o DEVICE|FILE [OPTION...]\n"
+"\n"
+"Write new metadata from what is left of damaged metadata, which is only read.\n"
+"\n"
+"  -i, --input DEVICE|FILE   the damaged metadata\n"
+"  -o, --output DEVICE|FILE  where the new metadata goes, never the same; a file\n"
+"                            has to be there, and as large as the damaged one\n"
+"      --lost hydrated|unhydrated\n"
+"                            what the regions are of which that is lost: what was\n"
+"                            written to such regions is taken back if they become\n"
+"                            unhydrated; if they become hydrated, those that had\n"
+"                            not been copied yet show junk\n"
+"      --region-size SECTORS, --target-size SECTORS\n"
+"                            as in the table line, if the superblock is lost\n"
+"      --force               overwrite what the output holds\n"
+"  -q, --quiet               say nothing, the exit status tells\n"
+"  -h, --help                show this\n"
+"  -V, --version             show the version\n"
+"\n"
+"The sectors of which the state is lost go to the standard output: a first sector\n"
+"and a number of sectors a line.\n";
+
+static const struct option options[] = {
+	{ "input", required_argument, NULL, 'i' },
+	{ "output", required_argument, NULL, 'o' },
+	{ "lost", required_argument, NULL, 'L' },
+	{ "region-size", required_argument, NULL, 'R' },
+	{ "target-size", required_argument, NULL, 'T' },
+	{ "force", no_argument, NULL, 'F' },
+	OPTION_HELP, OPTION_VERSION, OPTION_QUIET,
+	{ NULL, 0, NULL, 0 },
+};
+
+struct request {
+	const char *input;
+	const char *output;
+	int lost;
+	uint64_t region_size;
+	uint64_t target_size;
+	bool force;
+};
+
+/*
+ *---------------------------------------------------------------
+ * Without a superblock
+ *---------------------------------------------------------------
+ */
+
+static void take_words(void *context, uint64_t first, const uint64_t *words,
+		       unsigned int nr)
+{
+	struct state *s = context;
+
+	memcpy(s->hydrated + first, words, nr * sizeof(*words));
+}
+
+/* Its memory was seen to before, see below. */
+static void take_lost(void *context, uint64_t first, uint64_t nr)
+{
+	struct state *s = context;
+	uint64_t end = (first + nr) * 64;
+
+	if (end > s->nr_regions)
+		end = s->nr_regions;
+	state_set_lost(s, first * 64, end - first * 64);
+}
+
+static int look_for_trees(struct state *s, const struct clone_md_image *image)
+{
+	const struct clone_md_visitor visitor = {
+		.words = take_words, .lost = take_lost, .context = s,
+	};
+	unsigned int nr_found;
+	int r = state_begin(s);
+
+	if (!r)
+		r = state_set_lost(s, 0, 0);
+	if (!r)
+		r = clone_md_salvage_without_superblock(image, &s->sb, &visitor,
+							&nr_found);
+	if (r == -E2BIG)
+		say("there are too many trees that may have been the bitset");
+	else if (r && r != -EILSEQ)
+		say("%s", strerror(-r));
+	else
+		say("%u trees found that may have been the bitset", nr_found);
+
+	return r == -EILSEQ ? 0 : r;
+}
+
+/* @s->sb is what a damaged superblock says, and no more than a hint. */
+static int begin_without_superblock(struct state *s, const struct request *q)
+{
+	const char *wrong;
+
+	if (!q->region_size || !q->target_size) {
+		if (s->sb.magic == CLONE_MD_MAGIC)
+			say("the superblock speaks of --region-size %ju --target-size %ju",
+			    s->sb.region_size, s->sb.target_size);
+		say("the superblock is lost: --region-size and --target-size are needed");
+		return -EINVAL;
+	}
+
+	memset(s, 0, sizeof(*s));
+	s->sb.region_size = q->region_size;
+	s->sb.target_size = q->target_size;
+	wrong = clone_md_check_geometry(&s->sb);
+	if (wrong)
+		say("%s", wrong);
+
+	return wrong ? -EINVAL : 0;
+}
+
+static int load_without_superblock(struct state *s, const struct request *q)
+{
+	struct clone_md_device dev;
+	int r = begin_without_superblock(s, q);
+
+	if (!r)
+		r = open_metadata(&dev, q->input, CLONE_MD_OPEN_READ);
+	if (r)
+		return r;
+
+	r = look_for_trees(s, &dev.image);
+	clone_md_close_device(&dev);
+	return r;
+}
+
+/*
+ *---------------------------------------------------------------
+ * With one
+ *---------------------------------------------------------------
+ */
+
+static bool sizes_fit(const struct state *s, const struct request *q)
+{
+	if ((!q->region_size || q->region_size == s->sb.region_size) &&
+	    (!q->target_size || q->target_size == s->sb.target_size))
+		return true;
+
+	say("the superblock is good, and speaks of --region-size %ju --target-size %ju",
+	    s->sb.region_size, s->sb.target_size);
+	return false;
+}
+
+static int load(struct state *s, const struct request *q)
+{
+	struct findings findings;
+	int r = load_state(s, q->input, LOAD_SALVAGE, &findings);
+
+	say_findings(q->input, &findings);
+	if (findings.superblock)
+		return load_without_superblock(s, q);
+	if (r && r != -EILSEQ)
+		return r;
+
+	/* What was repaired may be wrong: nothing is to rely on it. */
+	s->sb.dest_zeroed = false;
+	return sizes_fit(s, q) ? 0 : -EINVAL;
+}
+
+/*
+ *---------------------------------------------------------------
+ * The tool
+ *---------------------------------------------------------------
+ */
+
+static void list_lost(const struct state *s)
+{
+	struct range range = { 0, 0 };
+
+	while (!quiet && state_next(s, LOST, &range)) {
+		struct range sectors = state_sectors(s, &range);
+
+		printf("%ju %ju\n", sectors.first, sectors.nr);
+	}
+}
+
+static int repair(const struct request *q)
+{
+	struct state state;
+	uint64_t nr_lost = 0;
+	int status = 1;
+
+	if (load(&state, q))
+		goto out;
+
+	if (state.lost)
+		nr_lost = state_count(&state, LOST);
+	list_lost(&state);
+	if (nr_lost && q->lost == LOST_UNDECIDED) {
+		say("%ju regions are lost: --lost has to say what they are",
+		    nr_lost);
+		goto out;
+	}
+
+	state_settle_lost(&state, q->lost == LOST_HYDRATED);
+	if (!write_state(&state, q->output, q->force)) {
+		say("%ju of %ju regions are hydrated, %ju were lost",
+		    state_count(&state, HYDRATED), state.nr_regions,
+		    nr_lost);
+		status = 0;
+	}
+out:
+	state_end(&state);
+	return status;
+}
+
+static bool take_option(struct request *q, int c)
+{
+	switch (c) {
+	case 'i':
+		q->input = optarg;
+		return true;
+	case 'o':
+		q->output = optarg;
+		return true;
+	case 'L':
+		return parse_lost(optarg, &q->lost);
+	case 'R':
+		return parse_number(optarg, &q->region_size) && q->region_size;
+	case 'T':
+		return parse_number(optarg, &q->target_size) && q->target_size;
+	case 'F':
+		q->force = true;
+		return true;
+	}
+
+	return common_option(c);
+}
+
+static int run(int argc, char **argv)
+{
+	struct request q = { .lost = LOST_UNDECIDED };
+	int c;
+
+	while ((c = getopt_long(argc, argv, "i:o:" COMMON_LETTERS, options,
+				NULL)) != -1) {
+		if (take_option(&q, c))
+			continue;
+		if (c != '?')
+			say("wrong value: %s", optarg);
+		return wrong_usage(NULL);
+	}
+	if (argc != optind || !q.input || !q.output)
+		return wrong_usage("an input and an output are needed");
+	if (is_same_file(q.input, q.output))
+		return wrong_usage("the input is never written: name another output");
+
+	return repair(&q);
+}
+
+const struct tool clone_repair = { "clone_repair", usage, run };

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * What the tools have in common, see tool.h; and main().
+ */
+
+#include <errno.h>
+#include <libgen.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tool.h"
+
+static const struct tool * const tools[] = {
+	&clone_check,
+	&clone_copy,
+	&clone_dump,
+	&clone_metadata_size,
+	&clone_repair,
+	&clone_restore,
+};
+
+const struct tool *tool;
+bool quiet;
+
+void say(const char *format, ...)
+{
+	va_list ap;
+
+	if (quiet)
+		return;
+
+	fprintf(stderr, "%s: ", tool->name);
+	va_start(ap, format);
+	vfprintf(stderr, format, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}
+
+/*
+ *---------------------------------------------------------------
+ * Options
+ *---------------------------------------------------------------
+ */
+
+bool common_option(int option)
+{
+	switch (option) {
+	case 'h':
+		fputs(tool->usage, stdout);
+		exit(0);
+	case 'V':
+		puts(CLONE_TOOLS_VERSION);
+		exit(0);
+	case 'q':
+		quiet = true;
+		return true;
+	}
+
+	return false;
+}
+
+int wrong_usage(const char *text)
+{
+	if (text)
+		say("%s", text);
+	if (!quiet)
+		fprintf(stderr, "Try %s --help.\n", tool->name);
+	return 1;
+}
+
+bool parse_number(const char *text, uint64_t *number)
+{
+	char *end;
+
+	if (*text < '0' || *text > '9')
+		return false;
+	errno = 0;
+	*number = strtoull(text, &end, 10);
+
+	return !errno && !*end;
+}
+
+uint64_t unit_size(char unit)
+{
+	static const char binary[] = "kmgtpe", decimal[] = "KMGTPE";
+	const char *p;
+	uint64_t size = 1;
+
+	if (unit == 'b')
+		return 1;
+	if (unit == 's')
+		return 512;
+	if (!unit)
+		return 0;
+
+	p = strchr(binary, unit);
+	if (p)
+		return UINT64_C(1024) << 10 * (p - binary);
+	p = strchr(decimal, unit);
+	if (!p)
+		return 0;
+	for (; p >= decimal; p--)
+		size *= 1000;
+	return size;
+}
+
+bool parse_size(const char *text, uint64_t *sectors)
+{
+	uint64_t size, unit = 512;
+	char *end;
+
+	if (*text < '0' || *text > '9')
+		return false;
+	errno = 0;
+	size = strtoull(text, &end, 10);
+	if (errno)
+		return false;
+
+	if (*end) {
+		unit = unit_size(*end);
+		if (!unit || end[1])
+			return false;
+	}
+	if (__builtin_mul_overflow(size, unit, &size) || size % 512)
+		return false;
+
+	*sectors = size / 512;
+	return true;
+}
+
+bool parse_lost(const char *text, int *lost)
+{
+	if (!strcmp(text, "hydrated"))
+		*lost = LOST_HYDRATED;
+	else if (!strcmp(text, "unhydrated"))
+		*lost = LOST_UNHYDRATED;
+	else
+		return false;
+
+	return true;
+}
+
+/*
+ *---------------------------------------------------------------
+ * Files
+ *---------------------------------------------------------------
+ */
+
+int open_metadata(struct clone_md_device *dev, const char *path,
+		  enum clone_md_open_mode mode)
+{
+	int r = clone_md_open_device(dev, path, mode);
+
+	if (r == -EBUSY)
+		say("%s is in use", path);
+	else if (r == -ENOTBLK)
+		say("%s is neither a block device nor a file", path);
+	else if (r)
+		say("%s: %s", path, strerror(-r));
+
+	return r;
+}
+
+bool is_same_file(const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	if (stat(a, &sa) || stat(b, &sb))
+		return false;
+	if (S_ISBLK(sa.st_mode) && S_ISBLK(sb.st_mode))
+		return sa.st_rdev == sb.st_rdev;
+
+	return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
+/*
+ *---------------------------------------------------------------
+ * The program
+ *---------------------------------------------------------------
+ */
+
+static const struct tool *find_tool(const char *name)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(tools); i++)
+		if (!strcmp(tools[i]->name, name))
+			return tools[i];
+
+	return NULL;
+}
+
+static int list_tools(FILE *out)
+{
+	fputs("Usage: clone_tools TOOL [OPTION...]\n\nTools:\n", out);
+	for (unsigned int i = 0; i < ARRAY_SIZE(tools); i++)
+		fprintf(out, "  %s\n", tools[i]->name);
+	fputs("\nEach has a manual page, and --help.\n", out);
+
+	return out == stdout ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+	int status;
+
+	tool = argc ? find_tool(basename(argv[0])) : NULL;
+	if (!tool && argc > 1) {
+		if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
+			return list_tools(stdout);
+		tool = find_tool(argv[1]);
+		argc--;
+		argv++;
+	}
+	if (!tool)
+		return list_tools(stderr);
+
+	status = tool->run(argc, argv);
+	if (fflush(stdout)) {
+		say("cannot write: %s", strerror(errno));
+		status = 1;
+	}
+	return status;
+}

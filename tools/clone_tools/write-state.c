@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The state of a clone to a metadata device, see state.h.
+ */
+
+#include <errno.h>
+#include <string.h>
+
+#include "state.h"
+#include "tool.h"
+
+static bool is_blank(const uint8_t *block)
+{
+	return !block[0] && !memcmp(block, block + 1, CLONE_MD_BLOCK_SIZE - 1);
+}
+
+/* What would be overwritten?  NULL if nothing. */
+static const char *what_is_there(const struct clone_md_image *image, const char *path)
+{
+	uint8_t block[CLONE_MD_BLOCK_SIZE];
+	struct clone_md_superblock sb;
+	const char *text, *other = what_it_holds(path);
+
+	if (other)
+		return other;
+	if (!image->nr_blocks)
+		return NULL;
+	if (image->read(image->context, 0, block))
+		return "what cannot be read";
+	if (is_blank(block) || clone_md_is_unfinished(block))
+		return NULL;
+	if (!clone_md_parse_superblock(block, &sb, &text))
+		return "the metadata of a clone";
+
+	return "something";
+}
+
+static int write_regions(const struct state *s, struct clone_md_writer *w)
+{
+	struct range range = { 0, 0 };
+	int r = 0;
+
+	while (!r && state_next(s, HYDRATED, &range))
+		r = clone_md_set_hydrated(w, range.first, range.nr);
+
+	return r ? r : clone_md_commit(w);
+}
+
+static int write_image(const struct state *s, const struct clone_md_image *image,
+		       const char *path)
+{
+	uint64_t needed = clone_md_smallest_size(&s->sb);
+	struct clone_md_writer *w;
+	int r;
+
+	if (image->nr_blocks < needed) {
+		say("%s has %ju blocks of 4 KiB, %ju are needed", path,
+		    image->nr_blocks, needed);
+		return -ENOSPC;
+	}
+
+	r = clone_md_create(image, &s->sb, &w);
+	if (!r) {
+		r = write_regions(s, w);
+		clone_md_close(w);
+	}
+	if (r)
+		say("%s: %s", path, strerror(-r));
+	return r;
+}
+
+int write_state(const struct state *s, const char *path, bool force)
+{
+	struct clone_md_device dev;
+	const char *there;
+	int r = open_metadata(&dev, path, CLONE_MD_OPEN_WRITE);
+
+	if (r)
+		return r;
+
+	there = force ? NULL : what_is_there(&dev.image, path);
+	if (there) {
+		say("%s holds %s, which --force would overwrite", path, there);
+		r = -EEXIST;
+	} else {
+		r = write_image(s, &dev.image, path);
+	}
+
+	clone_md_close_device(&dev);
+	return r;
+}
