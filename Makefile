@@ -34,10 +34,27 @@ peer:
 
 # TESTS= selects some by a part of their names: see scripts/check for more.
 check: modules peer
-	@$(PACKAGES) check
+	@$(PACKAGES) check check-tools
 	@+$(MAKE) --no-print-directory -C tests all halts
+	@+$(MAKE) --no-print-directory -C tools tests
 	@+$(MAKE) --no-print-directory -C tests/fuzz
 	@scripts/check $(TESTS)
+
+# The programs for users: tools/Makefile. PREFIX= and DESTDIR= as usual.
+tools:
+	@$(PACKAGES) tools
+	@+$(MAKE) --no-print-directory -C tools
+
+install-tools: tools
+	@+$(MAKE) --no-print-directory -C tools install
+
+check-tools:
+	@$(PACKAGES) check-tools
+	@+$(MAKE) --no-print-directory -C tools check
+
+fuzz-tools:
+	@$(PACKAGES) fuzz-tools
+	@+$(MAKE) --no-print-directory -C tools fuzz
 
 style:
 	@scripts/check-style
@@ -103,6 +120,8 @@ help:
 #:   make            build dm-clone.ko for the running kernel or, where that has
 #:                   no headers, the newest kernel installed
 #:   make install    install the module (as root) and tell what modprobe will load
+#:   make tools      build clone_check, clone_dump and the other tools for metadata
+#:   make install-tools   install them (as root) with their manual pages, in PREFIX
 #:   make clean      remove everything that was built
 #:
 #:   make check      run the tests in a virtual machine; last line: N passed, N failed
@@ -117,6 +136,10 @@ help:
 #:                   machine; last line: N passed, N failed
 #:   make check-kernels build for Debian's kernels, 6.1, 6.12 and the newest, boot them
 #:                   and run the tests there; fetches those that are not installed
+#:   make check-tools   try the tools on files, in a minute, also part of make check;
+#:                   last line: N passed, N failed
+#:   make fuzz-tools look for input that the tools cannot stand, with libFuzzer, for
+#:                   FUZZ_SECONDS each; last line: N passed, N failed
 #:   make soak       everything at once and for long; last line: N passed, N failed
 #:   make bench      count what I/O costs, beside dm-linear, the kernel's own target and
 #:                   others, in about 15 minutes: tables, and build/bench/io.json, io.rst
@@ -139,6 +162,8 @@ help:
 #:   STATES=         with make check-crash: how many states (20000)
 #:   FUZZ=           with make check-fuzz: options, as --only random:17; see
 #:                   build/tests/fuzz/hostile --help
+#:   PREFIX=         with make install-tools: where to (/usr/local); DESTDIR= as usual
+#:   FUZZ_SECONDS=   with make fuzz-tools: how long for each kind of input (60)
 #:   MINUTES=        with make soak: how many (5); each is a test of its own
 #:   BENCH=          with make bench and bench-hydration: options, as --only=rate; see
 #:                   tests/bench/io --help and tests/bench/hydration --help
@@ -147,5 +172,6 @@ help:
 #:   DELAY=          with make demo: how many ms the source takes for a read (20)
 #:   INSTALL_PACKAGES=no   do not install missing Debian packages
 
-.PHONY: check-kernels all modules peer install check style soak check-fuzz check-crash check-debug bench bench-hydration demo \
-	shell clean help
+.PHONY: all modules peer install tools install-tools check check-tools fuzz-tools \
+	check-kernels style soak check-fuzz check-crash check-debug bench bench-hydration demo shell \
+	clean help
