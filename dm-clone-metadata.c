@@ -208,7 +208,8 @@ static u64 blocks_to_format(struct dm_clone_metadata *cmd, u64 nr_blocks)
  * This is what Documentation/dm-clone.rst recommends: two bits a region; the
  * heads of the arrays and the nodes add 1.8 % at most.
  */
-static u64 blocks_for_one_transaction(struct dm_clone_metadata *cmd, u64 nr_blocks)
+static u64 blocks_for_one_transaction(struct dm_clone_metadata *cmd,
+				      u64 nr_blocks)
 {
 	return 2 * blocks_in_use(cmd, nr_blocks) - NR_UNSHADOWED_BLOCKS +
 	       blocks_to_change_array(cmd, nr_blocks);
@@ -239,7 +240,8 @@ static void sb_prepare_for_write(DM_CLONE_VALIDATOR *v, struct dm_block *b,
 }
 
 /* The magic comes first: "not a clone" tells more than "wrong checksum". */
-static int sb_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_size)
+static int sb_check(DM_CLONE_VALIDATOR *v, struct dm_block *b,
+		    size_t block_size)
 {
 	struct superblock_disk *sb = dm_block_data(b);
 
@@ -289,7 +291,8 @@ static int superblock_is_all_zeroes(struct dm_block_manager *bm, bool *result)
 
 /* Does a valid superblock describe this clone? */
 static int check_superblock_matches(struct dm_clone_metadata *cmd,
-				    const struct superblock_disk *sb, char **error)
+				    const struct superblock_disk *sb,
+				    char **error)
 {
 	u64 region_size = le64_to_cpu(sb->region_size);
 	u64 target_size = le64_to_cpu(sb->target_size);
@@ -339,10 +342,12 @@ static void __update_block_counts(struct dm_clone_metadata *cmd)
 
 /* Lock the superblock, to be written as @sb; the validator adds the rest. */
 static int __lock_superblock(struct dm_clone_metadata *cmd,
-			     const struct superblock_disk *sb, struct dm_block **b)
+			     const struct superblock_disk *sb,
+			     struct dm_block **b)
 {
 	/* What extensions of the format may have put there is out of date. */
-	int r = dm_bm_write_lock_zero(cmd->bm, SUPERBLOCK_LOCATION, &sb_validator, b);
+	int r = dm_bm_write_lock_zero(cmd->bm, SUPERBLOCK_LOCATION,
+				      &sb_validator, b);
 
 	if (!r)
 		memcpy(dm_block_data(*b), sb, sizeof(*sb));
@@ -496,8 +501,8 @@ static void tell_leaks(struct dm_clone_metadata *cmd, u64 nr)
 }
 
 /* Begin a transaction on what the disk holds; @fn gets the bitset's words. */
-static int __open_transaction(struct dm_clone_metadata *cmd, dm_clone_word_fn fn,
-			      char **error)
+static int __open_transaction(struct dm_clone_metadata *cmd,
+			      dm_clone_word_fn fn, char **error)
 {
 	struct superblock_disk *sb = &cmd->sb;
 	u64 nr_leaked;
@@ -571,7 +576,8 @@ static void array_prepare_for_write(DM_CLONE_VALIDATOR *v, struct dm_block *b,
 }
 
 /* Everything else was checked when the metadata was opened. */
-static int array_check(DM_CLONE_VALIDATOR *v, struct dm_block *b, size_t block_size)
+static int array_check(DM_CLONE_VALIDATOR *v, struct dm_block *b,
+		       size_t block_size)
 {
 	struct disk_array *d = dm_block_data(b);
 	u32 csum = dm_bm_checksum(&d->max_entries, block_size - sizeof(d->csum),
@@ -611,8 +617,8 @@ static void __fill_array(struct dm_clone_metadata *cmd, u32 array,
  * read: the map has all that it may hold.  If this transaction has written it,
  * no superblock refers to it yet, and it is used again.
  */
-static int __lock_new_array(struct dm_clone_metadata *cmd, u32 array, dm_block_t old,
-			    struct dm_block **b)
+static int __lock_new_array(struct dm_clone_metadata *cmd, u32 array,
+			    dm_block_t old, struct dm_block **b)
 {
 	dm_block_t new = old;
 	int r = 0;
@@ -654,8 +660,8 @@ static int __write_array(struct dm_clone_metadata *cmd, u32 array)
 
 	value = cpu_to_le64(new);
 	__dm_bless_for_disk(&value);
-	return dm_btree_insert(&cmd->arrays_info, cmd->bitset_root, &key, &value,
-			       &cmd->bitset_root);
+	return dm_btree_insert(&cmd->arrays_info, cmd->bitset_root, &key,
+			       &value, &cmd->bitset_root);
 }
 
 static bool has_room(struct dm_clone_metadata *cmd)
@@ -669,7 +675,8 @@ static bool has_room(struct dm_clone_metadata *cmd)
 /* The first array from @from on with dirty words, or the number of arrays. */
 static u32 __next_dirty_array(struct dm_clone_metadata *cmd, u32 from)
 {
-	u32 index = dm_clone_region_map_next_dirty_word(cmd->map, from * WORDS_PER_ARRAY);
+	u32 index = dm_clone_region_map_next_dirty_word(cmd->map,
+							from * WORDS_PER_ARRAY);
 
 	return index < cmd->nr_words ? index / WORDS_PER_ARRAY : nr_arrays(cmd);
 }
@@ -940,8 +947,8 @@ static int __create_bitset(struct dm_clone_metadata *cmd)
 	if (r)
 		return r;
 
-	return dm_bitset_resize(&info, cmd->bitset_root, 0, cmd->nr_regions, false,
-				&cmd->bitset_root);
+	return dm_bitset_resize(&info, cmd->bitset_root, 0, cmd->nr_regions,
+				false, &cmd->bitset_root);
 }
 
 static int __format(struct dm_clone_metadata *cmd, char **error)
@@ -970,7 +977,8 @@ static int __format(struct dm_clone_metadata *cmd, char **error)
 	}
 
 	*error = "Failed to format the metadata device";
-	r = dm_tm_create_with_sm(cmd->bm, SUPERBLOCK_LOCATION, &cmd->tm, &cmd->sm);
+	r = dm_tm_create_with_sm(cmd->bm, SUPERBLOCK_LOCATION, &cmd->tm,
+				 &cmd->sm);
 	if (r) {
 		cmd->tm = NULL;
 		return r;
@@ -992,8 +1000,8 @@ static int __format(struct dm_clone_metadata *cmd, char **error)
 	return __open_transaction(cmd, load_word, error);
 }
 
-static int __open_or_format(struct dm_clone_metadata *cmd, bool may_be_formatted,
-			    char **error)
+static int __open_or_format(struct dm_clone_metadata *cmd,
+			    bool may_be_formatted, char **error)
 {
 	bool unformatted;
 	int r;
@@ -1055,7 +1063,8 @@ static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 		goto bad;
 
 	cmd->nr_words = dm_clone_region_map_nr_words(cmd->map);
-	cmd->fresh = kvcalloc(BITS_TO_LONGS(nr_arrays(cmd)), sizeof(long), GFP_KERNEL);
+	cmd->fresh = kvcalloc(BITS_TO_LONGS(nr_arrays(cmd)), sizeof(long),
+			      GFP_KERNEL);
 	if (!cmd->fresh)
 		goto bad;
 
@@ -1124,8 +1133,8 @@ bool dm_clone_metadata_is_new(struct dm_clone_metadata *cmd)
 	return cmd->is_new;
 }
 
-bool dm_clone_metadata_matches(struct dm_clone_metadata *cmd, sector_t target_size,
-			       sector_t region_size)
+bool dm_clone_metadata_matches(struct dm_clone_metadata *cmd,
+			       sector_t target_size, sector_t region_size)
 {
 	return cmd->target_size == target_size && cmd->region_size == region_size;
 }

@@ -65,8 +65,8 @@ struct dm_clone_region_map *dm_clone_metadata_map(struct dm_clone_metadata *cmd)
 bool dm_clone_metadata_is_new(struct dm_clone_metadata *cmd);
 
 /* Is this the metadata of a clone of these sizes? */
-bool dm_clone_metadata_matches(struct dm_clone_metadata *cmd, sector_t target_size,
-			       sector_t region_size);
+bool dm_clone_metadata_matches(struct dm_clone_metadata *cmd,
+			       sector_t target_size, sector_t region_size);
 
 /*
  * Make sure that a crash leaves the superblock that was read: it may come from

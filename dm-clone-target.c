@@ -69,8 +69,10 @@ static int create_hydration(struct clone *clone)
 	};
 
 	clone->hydration = dm_clone_hydration_create(&clone->geo, clone->map,
-						     &clone->claims, clone->wq_source,
-						     clone->wq_dest, &dm_kcopyd_throttle,
+						     &clone->claims,
+						     clone->wq_source,
+						     clone->wq_dest,
+						     &dm_kcopyd_throttle,
 						     &events);
 	if (IS_ERR(clone->hydration)) {
 		int r = PTR_ERR(clone->hydration);
@@ -81,8 +83,10 @@ static int create_hydration(struct clone *clone)
 	}
 
 	dm_clone_apply_core_args(clone);
-	dm_clone_hydration_set_passdown(clone->hydration, can_pass_discards_down(clone));
-	dm_clone_hydration_enable(clone->hydration, !has_feature(clone, NO_HYDRATION));
+	dm_clone_hydration_set_passdown(clone->hydration,
+					can_pass_discards_down(clone));
+	dm_clone_hydration_enable(clone->hydration,
+				  !has_feature(clone, NO_HYDRATION));
 
 	return 0;
 }
@@ -141,7 +145,8 @@ static int open_metadata(struct clone *clone)
 	struct dm_target *ti = clone->ti;
 	int r;
 
-	r = dm_clone_get_store(ti, clone->region_size, clone->metadata_dev->bdev,
+	r = dm_clone_get_store(ti, clone->region_size,
+			       clone->metadata_dev->bdev,
 			       !clone->read_only && !bad_source, &clone->store);
 
 	/*
@@ -350,7 +355,8 @@ static void clone_resume(struct dm_target *ti)
 {
 	struct clone *clone = ti->private;
 
-	dm_clone_disable_polling(dm_disk(dm_table_get_md(ti->table))->queue, NULL);
+	dm_clone_disable_polling(dm_disk(dm_table_get_md(ti->table))->queue,
+				 NULL);
 
 	if (dm_clone_changed_this_transaction(clone->map))
 		dm_clone_regions_hydrated(clone);
@@ -390,7 +396,8 @@ static int clone_iterate_devices(struct dm_target *ti,
  * destination alone: kernels check that those limits agree with each other, and
  * new kernels add more of them.
  */
-static void stack_source_limits(struct clone *clone, struct queue_limits *limits)
+static void stack_source_limits(struct clone *clone,
+				struct queue_limits *limits)
 {
 	struct block_device *source = clone->geo.source;
 	struct queue_limits both = *limits;
@@ -440,7 +447,8 @@ static void clone_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	 * the discard on splits it.
 	 */
 	if (clone->discard_passdown)
-		granularity = max(granularity, bdev_discard_granularity(clone->geo.dest));
+		granularity = max(granularity,
+				  bdev_discard_granularity(clone->geo.dest));
 	limits->discard_granularity = granularity;
 	limits->discard_alignment = 0;
 	limits->max_hw_discard_sectors = rounddown(UINT_MAX >> SECTOR_SHIFT,

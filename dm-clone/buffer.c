@@ -133,12 +133,14 @@ static void age_cache(struct work_struct *work)
 	spin_unlock_irq(&cache_lock);
 }
 
-static unsigned long count_cached(struct shrinker *shrinker, struct shrink_control *sc)
+static unsigned long count_cached(struct shrinker *shrinker,
+				  struct shrink_control *sc)
 {
 	return (READ_ONCE(nr_cached) << CHUNK_ORDER) ?: SHRINK_EMPTY;
 }
 
-static unsigned long scan_cached(struct shrinker *shrinker, struct shrink_control *sc)
+static unsigned long scan_cached(struct shrinker *shrinker,
+				 struct shrink_control *sc)
 {
 	return free_cached(DIV_ROUND_UP(sc->nr_to_scan, 1UL << CHUNK_ORDER)) << CHUNK_ORDER;
 }
@@ -249,7 +251,8 @@ void dm_clone_buffer_free(struct dm_clone_buffer *buffer)
 }
 
 /* One allocation holds the vectors too, two of them for a shared chunk. */
-static struct dm_clone_buffer *alloc_of_order(unsigned int order, unsigned int nr,
+static struct dm_clone_buffer *alloc_of_order(unsigned int order,
+					      unsigned int nr,
 					      unsigned int nr_parts, gfp_t gfp)
 {
 	struct dm_clone_buffer *buffer;
@@ -308,8 +311,9 @@ struct dm_clone_buffer *dm_clone_buffer_alloc(struct dm_clone_memory *memory,
 }
 
 /* The chunk of byte @offset; *@len is cut to what there is up to its end. */
-static struct page *chunk_at(struct dm_clone_buffer *buffer, unsigned int offset,
-			     unsigned int *begin, unsigned int *len)
+static struct page *chunk_at(struct dm_clone_buffer *buffer,
+			     unsigned int offset, unsigned int *begin,
+			     unsigned int *len)
 {
 	unsigned int size = PAGE_SIZE << buffer->order;
 
@@ -341,8 +345,8 @@ void dm_clone_buffer_init_bio(struct dm_clone_buffer *buffer, struct bio *bio,
 }
 
 /* Chunks are not in high memory: their pages are contiguous in memory. */
-void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset,
-			     struct bio *bio)
+void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer,
+			     unsigned int offset, struct bio *bio)
 {
 	unsigned int at = offset << SECTOR_SHIFT;
 	struct bvec_iter iter;
@@ -403,7 +407,8 @@ unsigned int dm_clone_buffer_find_run(struct dm_clone_buffer *buffer,
 	for (; at < end; at += len, sector += len) {
 		bool z;
 
-		len = min_t(sector_t, end - at, GRANULE - (sector & (GRANULE - 1)));
+		len = min_t(sector_t, end - at,
+			    GRANULE - (sector & (GRANULE - 1)));
 		z = is_zero(buffer, at, len);
 		if (at == offset)
 			*zero = z;

@@ -71,8 +71,8 @@ void dm_clone_buffer_init_bio(struct dm_clone_buffer *buffer, struct bio *bio,
 			      unsigned int sectors);
 
 /* Copy from sector @offset of the buffer on to the pages of @bio. */
-void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer, unsigned int offset,
-			     struct bio *bio);
+void dm_clone_buffer_copy_to(struct dm_clone_buffer *buffer,
+			     unsigned int offset, struct bio *bio);
 
 /*
  * The run of sectors from @offset on, before @end, that are zeroes, or that are

@@ -40,8 +40,9 @@ static struct dm_clone_claim *__first_beyond(struct dm_clone_claims *claims,
 	return found;
 }
 
-static void __insert(struct dm_clone_claims *claims, struct dm_clone_claim *claim,
-		     unsigned long begin, unsigned long end)
+static void __insert(struct dm_clone_claims *claims,
+		     struct dm_clone_claim *claim, unsigned long begin,
+		     unsigned long end)
 {
 	struct rb_node **link = &claims->root.rb_node, *parent = NULL;
 

@@ -339,7 +339,8 @@ char *dm_clone_source_error(struct clone *clone);
 
 /* These only read counters, and never wait for a device. */
 void dm_clone_status(struct dm_target *ti, status_type_t type,
-		     unsigned int status_flags, char *result, unsigned int maxlen);
+		     unsigned int status_flags, char *result,
+		     unsigned int maxlen);
 int dm_clone_message(struct dm_target *ti, unsigned int argc, char **argv,
 		     char *result, unsigned int maxlen);
 

@@ -159,7 +159,8 @@ static int abort_transaction(struct clone *clone)
 }
 
 /* All failures of operations on the metadata come here. */
-static void metadata_operation_failed(struct clone *clone, const char *op, int r)
+static void metadata_operation_failed(struct clone *clone, const char *op,
+				      int r)
 {
 	DMERR("%s: metadata operation '%s' failed: %d", clone_name(clone), op, r);
 
@@ -271,7 +272,8 @@ static int __commit_metadata(struct clone *clone)
 		r = commit_round(clone);
 
 	if (!r && dm_clone_changed_this_transaction(clone->map))
-		queue_delayed_work(clone->wq_commit, &clone->commit_work, COMMIT_PERIOD);
+		queue_delayed_work(clone->wq_commit, &clone->commit_work,
+				   COMMIT_PERIOD);
 
 	return r;
 }

@@ -74,7 +74,8 @@ static int parse_device(struct clone *clone, struct dm_arg_set *as,
 
 /* The kernel does not stop us from writing to a device that is read-only. */
 static int parse_writable_device(struct clone *clone, struct dm_arg_set *as,
-				 struct dm_dev **dev, char *error, char *read_only_error)
+				 struct dm_dev **dev, char *error,
+				 char *read_only_error)
 {
 	int r = parse_device(clone, as,
 			     DM_CLONE_READ | (clone->read_only ? 0 : DM_CLONE_WRITE),
@@ -150,7 +151,8 @@ static int check_devices_differ(struct clone *clone)
 	return 0;
 }
 
-static bool is_multiple_of_block_size(unsigned int sectors, struct block_device *bdev)
+static bool is_multiple_of_block_size(unsigned int sectors,
+				      struct block_device *bdev)
 {
 	return !(sectors % (bdev_logical_block_size(bdev) >> SECTOR_SHIFT));
 }
@@ -304,7 +306,8 @@ static enum core_arg find_core_arg(const char *name)
 }
 
 /* Of the table or a message. */
-static int parse_core_arg(struct clone *clone, enum core_arg i, const char *value)
+static int parse_core_arg(struct clone *clone, enum core_arg i,
+			  const char *value)
 {
 	unsigned int nr;
 
@@ -320,7 +323,8 @@ static int parse_core_arg(struct clone *clone, enum core_arg i, const char *valu
 static void apply_core_arg(struct clone *clone, enum core_arg i)
 {
 	if (test_bit(i, &clone->core_args_given))
-		core_args[i].set(clone->hydration, READ_ONCE(clone->core_args[i]));
+		core_args[i].set(clone->hydration,
+				 READ_ONCE(clone->core_args[i]));
 }
 
 void dm_clone_apply_core_args(struct clone *clone)
@@ -485,7 +489,8 @@ static void emit_info(struct clone *clone, char *result, unsigned int maxlen)
 	DMEMIT("%u %llu/%llu %llu %lu/%lu %lu", DM_CLONE_METADATA_BLOCK_SECTORS,
 	       total - dm_clone_metadata_nr_free_blocks(clone->cmd), total,
 	       (unsigned long long)clone->region_size,
-	       dm_clone_nr_of_hydrated_regions(clone->map), clone->geo.nr_regions,
+	       dm_clone_nr_of_hydrated_regions(clone->map),
+	       clone->geo.nr_regions,
 	       dm_clone_hydration_in_flight(clone->hydration));
 	sz = emit_features(clone, result, maxlen, sz);
 	sz = emit_core_args(clone, result, maxlen, sz);
@@ -503,7 +508,8 @@ static void emit_table(struct clone *clone, char *result, unsigned int maxlen)
 }
 
 void dm_clone_status(struct dm_target *ti, status_type_t type,
-		     unsigned int status_flags, char *result, unsigned int maxlen)
+		     unsigned int status_flags, char *result,
+		     unsigned int maxlen)
 {
 	struct clone *clone = ti->private;
 
@@ -579,15 +585,17 @@ static void emit_stats(struct clone *clone, char *result, unsigned int maxlen)
 	DMEMIT(" last_error=%d last_error_sector=%llu", stats.last_error,
 	       (unsigned long long)stats.last_error_sector);
 	DMEMIT(" rate=%llu average_rate=%llu seconds_left=%lld",
-	       stats.rate >> KIB_SHIFT, stats.average_rate >> KIB_SHIFT, seconds);
+	       stats.rate >> KIB_SHIFT, stats.average_rate >> KIB_SHIFT,
+	       seconds);
 	DMEMIT(" memory_kib=%lu",
 	       (stats.memory + dm_clone_reader_memory(clone->reader)) >> 10);
 	DMEMIT(" regions_in_flight=%lu source_reads=%lu commits=%llu",
-	       dm_clone_hydration_in_flight(clone->hydration), nr_source_reads(clone),
-	       READ_ONCE(clone->nr_commits));
+	       dm_clone_hydration_in_flight(clone->hydration),
+	       nr_source_reads(clone), READ_ONCE(clone->nr_commits));
 }
 
-static int set_core_arg(struct clone *clone, const char *name, const char *value)
+static int set_core_arg(struct clone *clone, const char *name,
+			const char *value)
 {
 	enum core_arg i = find_core_arg(name);
 
@@ -627,7 +635,8 @@ static u64 nr_missing(struct clone *clone, const struct sectors *s)
 
 	/* The range may cover only a part of its first and last region. */
 	if (nr && !dm_clone_is_region_hydrated(clone->map, first))
-		nr -= min(nr, s->begin - dm_clone_region_start(&clone->geo, first));
+		nr -= min(nr,
+			  s->begin - dm_clone_region_start(&clone->geo, first));
 	if (nr && !dm_clone_is_region_hydrated(clone->map, last))
 		nr -= min(nr, dm_clone_region_start(&clone->geo, last + 1) - s->end);
 
@@ -696,7 +705,8 @@ static int skip(struct clone *clone, unsigned int nr_args, char **argv)
 		parse_sectors(clone, argv + i, &s);
 		whole_regions(clone, &s, &range);
 		if (range.begin < range.end)
-			r = dm_clone_hydration_zero_later(clone->hydration, range.begin,
+			r = dm_clone_hydration_zero_later(clone->hydration,
+							  range.begin,
 							  range.end);
 	}
 

@@ -112,7 +112,8 @@ static void free_slice(struct slice *s)
 	kfree(s);
 }
 
-static struct slice *alloc_slice(struct pool *pool, struct dm_clone_memory *memory,
+static struct slice *alloc_slice(struct pool *pool,
+				 struct dm_clone_memory *memory,
 				 unsigned int nr_sectors, gfp_t gfp)
 {
 	struct slice *s = kzalloc(sizeof(*s), gfp | __GFP_NOWARN);
@@ -292,8 +293,9 @@ static void slice_read_endio(struct bio *bio)
  * idle class: mq-deadline may let that wait for 10 s, and with it a write that
  * needs this copy meanwhile.
  */
-static void submit_slice(struct slice *s, struct block_device *bdev, enum req_op op,
-			 unsigned int offset, unsigned int nr, bio_end_io_t *endio)
+static void submit_slice(struct slice *s, struct block_device *bdev,
+			 enum req_op op, unsigned int offset, unsigned int nr,
+			 bio_end_io_t *endio)
 {
 	bool awaited = !s->pool->paced || s->job->awaited(s->job);
 	blk_opf_t opf = op;
@@ -329,7 +331,8 @@ static struct slice *__next_to_write(struct pool *pool)
  * One at a time: the block layer may hold the worker up for a background write,
  * and the next slice may be awaited by then.
  */
-static struct slice *pop_slice(struct dm_clone_copier *copier, struct pool *pool)
+static struct slice *pop_slice(struct dm_clone_copier *copier,
+			       struct pool *pool)
 {
 	struct slice *s;
 
@@ -371,7 +374,8 @@ static void write_run(struct dm_clone_copier *copier, struct slice *s)
 	s->nr_written += nr;
 	if (!zero) {
 		s->job->outcome.wrote = true;
-		submit_slice(s, copier->dest, REQ_OP_WRITE, offset, nr, slice_write_endio);
+		submit_slice(s, copier->dest, REQ_OP_WRITE, offset, nr,
+			     slice_write_endio);
 		return;
 	}
 
@@ -499,7 +503,8 @@ static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
 	s->nr_written = 0;
 	dm_clone_span_advance(&job->left, s->nr_sectors);
 	if (pool->paced) {
-		s->started = dm_clone_pacer_begin(copier->pacer, s->nr_sectors, !awaited);
+		s->started = dm_clone_pacer_begin(copier->pacer, s->nr_sectors,
+						  !awaited);
 		__reduce_backlog(copier, s->nr_sectors);
 	}
 
@@ -544,8 +549,8 @@ static void start_slices(struct pool *pool)
 			if (!s)
 				return;
 			set_slice(s, job, awaited);
-			submit_slice(s, copier->source, REQ_OP_READ, 0, s->nr_sectors,
-				     slice_read_endio);
+			submit_slice(s, copier->source, REQ_OP_READ, 0,
+				     s->nr_sectors, slice_read_endio);
 			break;
 		}
 	}
@@ -553,7 +558,8 @@ static void start_slices(struct pool *pool)
 
 static void do_read(struct work_struct *work)
 {
-	struct pool *pool = container_of(to_delayed_work(work), struct pool, read_work);
+	struct pool *pool = container_of(to_delayed_work(work), struct pool,
+					 read_work);
 	struct blk_plug plug;
 
 	blk_start_plug(&plug);
@@ -567,9 +573,11 @@ static void __cancel(struct dm_clone_job *job)
 	job->outcome.cancelled = true;
 }
 
-void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
+void dm_clone_copier_copy(struct dm_clone_copier *copier,
+			  struct dm_clone_job *job,
 			  enum dm_clone_copier_class class,
-			  const struct dm_clone_span *span, dm_clone_job_fn done)
+			  const struct dm_clone_span *span,
+			  dm_clone_job_fn done)
 {
 	struct pool *pool = &copier->pools[class];
 	unsigned long flags;
@@ -663,7 +671,8 @@ void dm_clone_copier_resume(struct dm_clone_copier *copier)
  *---------------------------------------------------------------
  */
 
-static int init_pool(struct dm_clone_copier *copier, enum dm_clone_copier_class class)
+static int init_pool(struct dm_clone_copier *copier,
+		     enum dm_clone_copier_class class)
 {
 	struct pool *pool = &copier->pools[class];
 
@@ -691,7 +700,8 @@ static void free_copier(struct dm_clone_copier *copier)
 struct dm_clone_copier *
 dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 		       struct workqueue_struct *wq_source,
-		       struct workqueue_struct *wq_dest, struct dm_clone_pacer *pacer,
+		       struct workqueue_struct *wq_dest,
+		       struct dm_clone_pacer *pacer,
 		       struct dm_clone_zeroer *zeroer,
 		       void (*has_room)(void *context), void *context)
 {

@@ -109,7 +109,8 @@ struct dm_clone_job {
 struct dm_clone_copier *
 dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 		       struct workqueue_struct *wq_source,
-		       struct workqueue_struct *wq_dest, struct dm_clone_pacer *pacer,
+		       struct workqueue_struct *wq_dest,
+		       struct dm_clone_pacer *pacer,
 		       struct dm_clone_zeroer *zeroer,
 		       void (*has_room)(void *context), void *context);
 
@@ -120,9 +121,11 @@ void dm_clone_copier_destroy(struct dm_clone_copier *copier);
  * Copy the sectors of @span.  Any context.  @done may be called before this
  * returns, and then the copier may be gone.
  */
-void dm_clone_copier_copy(struct dm_clone_copier *copier, struct dm_clone_job *job,
+void dm_clone_copier_copy(struct dm_clone_copier *copier,
+			  struct dm_clone_job *job,
 			  enum dm_clone_copier_class class,
-			  const struct dm_clone_span *span, dm_clone_job_fn done);
+			  const struct dm_clone_span *span,
+			  dm_clone_job_fn done);
 
 /*
  * Are enough background jobs waiting to be started?  If so @has_room is called

@@ -123,8 +123,9 @@ void dm_clone_hydration_destroy(struct dm_clone_hydration *h);
  * @discard down.  On success they are hydrated when @done is called, in process
  * context.  Any context; for jobs of a moment.
  */
-void dm_clone_hydration_zero(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
-			     bool discard, dm_clone_filled_fn done);
+void dm_clone_hydration_zero(struct dm_clone_hydration *h,
+			     struct dm_clone_fill *fill, bool discard,
+			     dm_clone_filled_fn done);
 
 /*
  * These regions need not be copied: zero those that are not hydrated, in the
@@ -133,12 +134,12 @@ void dm_clone_hydration_zero(struct dm_clone_hydration *h, struct dm_clone_fill 
  * to it.  This is remembered until the engine is destroyed.  May sleep; returns
  * -ENOMEM, or 0.
  */
-int dm_clone_hydration_zero_later(struct dm_clone_hydration *h, unsigned long begin,
-				  unsigned long end);
+int dm_clone_hydration_zero_later(struct dm_clone_hydration *h,
+				  unsigned long begin, unsigned long end);
 
 /* Are any of these regions to be zeroed?  Any context. */
-bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h, unsigned long begin,
-				   unsigned long end);
+bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h,
+				   unsigned long begin, unsigned long end);
 
 /*
  * Copy the region of @fill->claim, which is the caller's (or zero it, if it is
@@ -180,11 +181,13 @@ void dm_clone_hydration_release(struct dm_clone_hydration *h,
  * what the source has there (see dm_clone_hydration_rest_end())?  While it is,
  * nothing need be written to discard them, or to copy zeroes.
  */
-void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed);
+void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h,
+					bool zeroed);
 bool dm_clone_hydration_is_dest_zeroed(struct dm_clone_hydration *h);
 
 /* Pass discards down before regions are zeroed in the background? */
-void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown);
+void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h,
+				     bool passdown);
 
 /*
  * Hydrate these regions before the rest, while hydration is enabled, in the
@@ -234,17 +237,22 @@ void dm_clone_hydration_works(struct dm_clone_hydration *h, bool source);
  * The administrator's settings.  The most regions in copy at once, and in one
  * copy; 0: no limit.
  */
-void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h, unsigned int nr);
-void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h, unsigned int nr);
+void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h,
+				      unsigned int nr);
+void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h,
+				       unsigned int nr);
 
 /* KiB a second that background copies do not exceed; 0: no limit. */
-void dm_clone_hydration_set_rate(struct dm_clone_hydration *h, unsigned int rate);
+void dm_clone_hydration_set_rate(struct dm_clone_hydration *h,
+				 unsigned int rate);
 
 /* KiB a second that background copies get beside user I/O. */
-void dm_clone_hydration_set_floor(struct dm_clone_hydration *h, unsigned int floor);
+void dm_clone_hydration_set_floor(struct dm_clone_hydration *h,
+				  unsigned int floor);
 
 /* Give up after this many failed copies of a region; 0: never. */
-void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h, unsigned int nr);
+void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h,
+				       unsigned int nr);
 
 /* The limits in force, never 0. */
 unsigned int dm_clone_hydration_threshold(struct dm_clone_hydration *h);

@@ -183,7 +183,8 @@ void dm_clone_region_spoilt(void *context)
 	dm_clone_hydration_set_dest_zeroed(clone->hydration, false);
 }
 
-static void mark_hydrated(struct clone *clone, const struct dm_clone_claim *claim)
+static void mark_hydrated(struct clone *clone,
+			  const struct dm_clone_claim *claim)
 {
 	if (dm_clone_set_range_hydrated(clone->map, claim->begin,
 					claim->end - claim->begin))
@@ -208,7 +209,8 @@ static bool was_refused(struct clone *clone, struct bio *bio)
 }
 
 /* A write that covers the regions of its claim has ended. */
-static void end_overwrite(struct clone *clone, struct clone_io *io, struct bio *bio)
+static void end_overwrite(struct clone *clone, struct clone_io *io,
+			  struct bio *bio)
 {
 	struct dm_clone_claim *claim = &io->fill.claim;
 
@@ -227,7 +229,8 @@ static void end_overwrite(struct clone *clone, struct clone_io *io, struct bio *
 }
 
 /* A write to a part of a region has ended, and so has the copy of the rest. */
-static void end_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
+static void end_partial(struct clone *clone, struct clone_io *io,
+			struct bio *bio)
 {
 	bio->bi_status = dm_clone_hydration_rest_end(&io->fill, bio->bi_status,
 						     was_refused(clone, bio));
@@ -252,7 +255,8 @@ static void end_bio(struct clone *clone, struct clone_io *io, struct bio *bio)
  * Drop one of two references. atomic_dec_and_test() makes the first one's
  * results visible to the last.
  */
-static void put_partial(struct clone *clone, struct clone_io *io, struct bio *bio)
+static void put_partial(struct clone *clone, struct clone_io *io,
+			struct bio *bio)
 {
 	if (!atomic_dec_and_test(&io->nr_pending))
 		return;
@@ -307,8 +311,8 @@ static unsigned int watched(struct clone *clone)
 }
 
 /* Send @bio to @bdev.  @flags: what to do when it ends, besides IO_WATCHED. */
-static int remap(struct clone *clone, struct bio *bio, struct block_device *bdev,
-		 unsigned int flags)
+static int remap(struct clone *clone, struct bio *bio,
+		 struct block_device *bdev, unsigned int flags)
 {
 	bio_set_dev(bio, bdev);
 
@@ -341,7 +345,8 @@ static bool is_discard(struct bio *bio)
  * after it answers for both: outside of write mode FUA writes wait for what
  * flushes wait for.
  */
-static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committed)
+static unsigned int take_fua(struct clone *clone, struct bio *bio,
+			     bool committed)
 {
 	if (!(bio->bi_opf & REQ_FUA))
 		return 0;
@@ -359,7 +364,8 @@ static unsigned int take_fua(struct clone *clone, struct bio *bio, bool committe
 static int map_hydrated_change(struct clone *clone, struct bio *bio,
 			       unsigned long begin, unsigned long end)
 {
-	bool committed = dm_clone_is_range_committed(clone->map, begin, end - begin);
+	bool committed = dm_clone_is_range_committed(clone->map, begin,
+						     end - begin);
 
 	if (!committed)
 		dm_clone_note_user_change(clone);
@@ -369,12 +375,13 @@ static int map_hydrated_change(struct clone *clone, struct bio *bio,
 		return DM_MAPIO_SUBMITTED;
 	}
 
-	return remap(clone, bio, clone->geo.dest, take_fua(clone, bio, committed));
+	return remap(clone, bio, clone->geo.dest,
+		     take_fua(clone, bio, committed));
 }
 
 /* End a discard whose regions are hydrated, or could not be. */
-static void end_discard(struct clone *clone, struct clone_io *io, struct bio *bio,
-			blk_status_t status)
+static void end_discard(struct clone *clone, struct clone_io *io,
+			struct bio *bio, blk_status_t status)
 {
 	if (!status)
 		dm_clone_note_user_change(clone);
@@ -392,8 +399,8 @@ static void zeroed_for_bio(struct dm_clone_fill *fill, blk_status_t status)
 }
 
 /* Count the regions of a discard as hydrated, whatever they hold. */
-static void keep_discarded(struct clone *clone, struct clone_io *io, struct bio *bio,
-			   enum dm_clone_means means)
+static void keep_discarded(struct clone *clone, struct clone_io *io,
+			   struct bio *bio, enum dm_clone_means means)
 {
 	const struct dm_clone_outcome good = { .status = BLK_STS_OK };
 
@@ -412,7 +419,8 @@ static void remember_discard(struct clone *clone, struct bio *bio,
 }
 
 /* The same for regions that were claimed only for a moment. */
-static void remember_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
+static void remember_claimed(struct clone *clone, struct clone_io *io,
+			     struct bio *bio)
 {
 	unsigned long begin = io->fill.claim.begin, end = io->fill.claim.end;
 
@@ -426,7 +434,8 @@ static void remember_claimed(struct clone *clone, struct clone_io *io, struct bi
  * destination was zeroed when it was mapped first, and then the write failed
  * for which it has waited.
  */
-static void discard_claimed(struct clone *clone, struct clone_io *io, struct bio *bio)
+static void discard_claimed(struct clone *clone, struct clone_io *io,
+			    struct bio *bio)
 {
 	if (has_feature(clone, NO_DISCARD_PASSDOWN))
 		keep_discarded(clone, io, bio, DM_CLONE_BY_KEEPING);
@@ -436,7 +445,8 @@ static void discard_claimed(struct clone *clone, struct clone_io *io, struct bio
 		remember_claimed(clone, io, bio);
 	else
 		dm_clone_hydration_zero(clone->hydration, &io->fill,
-					clone->discard_passdown, zeroed_for_bio);
+					clone->discard_passdown,
+					zeroed_for_bio);
 }
 
 /* Would this discard take more than a moment? */
@@ -481,7 +491,8 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
 	} else {
 		watch_end(clone, io, bio, flags | IO_PARTIAL);
 		atomic_set(&io->nr_pending, 2);
-		dm_clone_hydration_rest_begin(clone->hydration, fill, bio->bi_iter.bi_sector,
+		dm_clone_hydration_rest_begin(clone->hydration, fill,
+					      bio->bi_iter.bi_sector,
 					      bio_sectors(bio), copied_rest);
 	}
 
@@ -492,7 +503,8 @@ static int map_claimed_change(struct clone *clone, struct clone_io *io,
  * Map a piece that changes the regions [begin, end): @whole, or a part of one.
  */
 static int map_unhydrated_change(struct clone *clone, struct bio *bio,
-				 unsigned long begin, unsigned long end, bool whole)
+				 unsigned long begin, unsigned long end,
+				 bool whole)
 {
 	struct clone_io *io;
 
@@ -506,7 +518,8 @@ static int map_unhydrated_change(struct clone *clone, struct bio *bio,
 
 	io = bio_to_io(bio);
 	io->clone = clone;
-	if (!dm_clone_claim_or_wait(&clone->claims, &io->fill.claim, begin, end, bio)) {
+	if (!dm_clone_claim_or_wait(&clone->claims, &io->fill.claim, begin, end,
+				    bio)) {
 		dm_clone_hydration_hurry(clone->hydration);
 		return DM_MAPIO_SUBMITTED;
 	}
@@ -535,7 +548,8 @@ static int map_change(struct clone *clone, struct bio *bio)
 	if (unlikely(clone->read_only))
 		return DM_MAPIO_KILL;
 
-	if (dm_clone_find_run(clone->map, begin, end_region(clone, bio), &end)) {
+	if (dm_clone_find_run(clone->map, begin, end_region(clone, bio),
+			      &end)) {
 		cut_bio(clone, bio, end);
 		return map_hydrated_change(clone, bio, begin, end);
 	}
@@ -610,7 +624,8 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
 	sector_t sector;
 
 	for (;;) {
-		hydrated = dm_clone_find_run(clone->map, first_region(clone, bio),
+		hydrated = dm_clone_find_run(clone->map,
+					     first_region(clone, bio),
 					     end_region(clone, bio), &end);
 		sector = dm_clone_range_end(&clone->geo, end);
 		if (sector >= bio_end_sector(bio))
@@ -620,7 +635,8 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
 		part = bio_split(bio, sector - bio->bi_iter.bi_sector, GFP_NOIO,
 				 &clone->parts);
 		bio_chain(part, bio);
-		bio_set_dev(part, hydrated ? clone->geo.dest : clone->geo.source);
+		bio_set_dev(part,
+			    hydrated ? clone->geo.dest : clone->geo.source);
 		if (!hydrated)
 			this_cpu_inc(*clone->nr_source_reads);
 		dm_submit_bio_remap(bio, part);
@@ -631,14 +647,15 @@ static int map_uncut_read(struct clone *clone, struct bio *bio)
  * Map a read of unhydrated regions, up to @end, so that it hydrates them.  The
  * loop ends: others hydrate regions, so the run becomes shorter each time.
  */
-static int map_hydrating_read(struct clone *clone, struct bio *bio, unsigned long end)
+static int map_hydrating_read(struct clone *clone, struct bio *bio,
+			      unsigned long end)
 {
 	unsigned long begin = first_region(clone, bio), taken_until;
 	struct dm_clone_read *read;
 
 	do {
-		switch (dm_clone_reader_prepare(clone->reader, begin, end, &read,
-						&taken_until)) {
+		switch (dm_clone_reader_prepare(clone->reader, begin, end,
+						&read, &taken_until)) {
 		case DM_CLONE_READ_READY:
 			cut_bio(clone, bio, dm_clone_read_end(read));
 			this_cpu_inc(*clone->nr_source_reads);
@@ -742,7 +759,8 @@ static void do_deferred(struct work_struct *work)
 
 static void do_deferred_reads(struct work_struct *work)
 {
-	struct clone *clone = container_of(work, struct clone, deferred_read_work);
+	struct clone *clone = container_of(work, struct clone,
+					   deferred_read_work);
 	struct bio_list bios = take_deferred(clone, &clone->deferred_reads);
 	struct bio *bio;
 

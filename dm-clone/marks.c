@@ -127,16 +127,19 @@ bool dm_clone_marks_find_run(struct dm_clone_marks *marks, unsigned long begin,
 
 /* Look at a stride.  If no marks are left the bits become the caller's. */
 static bool __find(struct dm_clone_marks *marks, unsigned long most,
-		   unsigned long *begin, unsigned long *end, unsigned long **unused)
+		   unsigned long *begin, unsigned long *end,
+		   unsigned long **unused)
 {
-	unsigned long until = min(marks->end, marks->begin + DM_CLONE_MARKS_STRIDE);
+	unsigned long until = min(marks->end,
+				  marks->begin + DM_CLONE_MARKS_STRIDE);
 
 	lockdep_assert_held(&marks->lock);
 
 	marks->begin = find_next_bit(marks->bits, until, marks->begin);
 	if (marks->begin < until) {
 		*begin = marks->begin;
-		until = min(marks->end, *begin + min(most, DM_CLONE_MARKS_STRIDE));
+		until = min(marks->end,
+			    *begin + min(most, DM_CLONE_MARKS_STRIDE));
 		*end = find_next_zero_bit(marks->bits, until, *begin);
 		return true;
 	}

@@ -28,7 +28,8 @@ struct dm_clone_marks {
 	unsigned long end;	/* nor here or after */
 };
 
-void dm_clone_marks_init(struct dm_clone_marks *marks, unsigned long nr_regions);
+void dm_clone_marks_init(struct dm_clone_marks *marks,
+			 unsigned long nr_regions);
 void dm_clone_marks_exit(struct dm_clone_marks *marks);
 
 /* Mark the regions [begin, end).  Returns -ENOMEM, or 0.  May sleep. */

@@ -221,8 +221,8 @@ static int check_subtree(struct checker *c, const struct tree *tree, u64 b,
 		if (leaf)
 			r = tree->value(c, key, value);
 		else
-			r = check_subtree(c, tree, le64_to_cpup(value), depth + 1,
-					  key, next);
+			r = check_subtree(c, tree, le64_to_cpup(value),
+					  depth + 1, key, next);
 		if (r)
 			goto out;
 		cond_resched();
@@ -279,8 +279,9 @@ static int check_space_map_index(struct checker *c, u64 root)
 }
 
 /* The index summarizes each bitmap, and the allocator relies on that. */
-static int check_bitmap_summary(struct checker *c, u64 b, u64 first_block, u32 nr_free,
-				u32 none_free_before, const struct disk_bitmap *d)
+static int check_bitmap_summary(struct checker *c, u64 b, u64 first_block,
+				u32 nr_free, u32 none_free_before,
+				const struct disk_bitmap *d)
 {
 	u32 i, nr_used = 0, first_free = COUNTS_PER_BITMAP;
 
@@ -328,15 +329,16 @@ static int check_space_map_bitmap(struct checker *c, u64 root, unsigned int i)
 	if (le64_to_cpu(d->blocknr) != b)
 		r = damaged(b, "space map bitmap with the address of another");
 	else
-		r = check_bitmap_summary(c, b, (u64)i * COUNTS_PER_BITMAP, nr_free,
-					 none_free_before, d);
+		r = check_bitmap_summary(c, b, (u64)i * COUNTS_PER_BITMAP,
+					 nr_free, none_free_before, d);
 	dm_bm_unlock(block);
 
 	return r ?: note_reference(c, b);
 }
 
 /* Check the root: from here on its numbers are safe as bounds. */
-static int check_space_map_root(struct checker *c, const struct disk_space_map *root,
+static int check_space_map_root(struct checker *c,
+				const struct disk_space_map *root,
 				u64 nr_dev_blocks)
 {
 	u64 nr_blocks = le64_to_cpu(root->nr_blocks);
@@ -463,7 +465,8 @@ static int check_array_block(struct checker *c, u64 key, const void *value)
 	r = check_array_header(c, b, key, d);
 	if (!r)
 		for (i = 0; i < le32_to_cpu(d->nr_entries); i++)
-			c->fn(c->context, c->next_word++, le64_to_cpu(d->words[i]));
+			c->fn(c->context, c->next_word++,
+			      le64_to_cpu(d->words[i]));
 	dm_bm_unlock(block);
 
 	return r;
@@ -510,7 +513,8 @@ int dm_clone_metadata_check(struct dm_block_manager *bm, u64 nr_dev_blocks,
 	if (r)
 		goto out;
 
-	c->seen = kvcalloc(BITS_TO_LONGS(c->nr_blocks), sizeof(long), GFP_KERNEL);
+	c->seen = kvcalloc(BITS_TO_LONGS(c->nr_blocks), sizeof(long),
+			   GFP_KERNEL);
 	if (!c->seen) {
 		r = -ENOMEM;
 		goto out;

@@ -186,7 +186,8 @@ u64 dm_clone_pacer_user_begin(struct dm_clone_pacer *pacer)
 void dm_clone_pacer_user_end(struct dm_clone_pacer *pacer, u64 start)
 {
 	this_cpu_inc(pacer->user->ended);
-	this_cpu_add(pacer->user->latency, (ktime_get_ns() - start) >> LATENCY_SHIFT);
+	this_cpu_add(pacer->user->latency,
+		     (ktime_get_ns() - start) >> LATENCY_SHIFT);
 }
 
 /* This is no snapshot, and need not be. */
@@ -354,8 +355,8 @@ static void __end_round(struct dm_clone_pacer *pacer, u64 now)
 	}
 }
 
-static void __account_portion(struct dm_clone_pacer *pacer, unsigned int sectors,
-			      u64 took, u64 now)
+static void __account_portion(struct dm_clone_pacer *pacer,
+			      unsigned int sectors, u64 took, u64 now)
 {
 	if (!pacer->latency || took < pacer->latency)
 		pacer->latency = max(took, 1ULL);
@@ -460,7 +461,8 @@ static void __update_rate(struct dm_clone_pacer *pacer, u64 now)
 	if (passed < NSEC_PER_SEC)
 		return;
 
-	pacer->rate = mul_u64_u64_div_u64(pacer->rate_done, NSEC_PER_SEC, passed);
+	pacer->rate = mul_u64_u64_div_u64(pacer->rate_done, NSEC_PER_SEC,
+					  passed);
 	pacer->rate_start = now;
 	pacer->rate_done = 0;
 }

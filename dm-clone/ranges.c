@@ -16,12 +16,14 @@ static bool is_tried(const struct dm_clone_listed_range *l)
 	return l->next >= l->range.end;
 }
 
-static bool is_within(const struct dm_clone_range *a, const struct dm_clone_range *b)
+static bool is_within(const struct dm_clone_range *a,
+		      const struct dm_clone_range *b)
 {
 	return a->begin >= b->begin && a->end <= b->end;
 }
 
-static bool touch(const struct dm_clone_range *a, const struct dm_clone_range *b)
+static bool touch(const struct dm_clone_range *a,
+		  const struct dm_clone_range *b)
 {
 	return a->begin <= b->end && b->begin <= a->end;
 }
@@ -47,7 +49,8 @@ static void insert(struct dm_clone_ranges *r, unsigned int i,
  * No two ranges in the list touch.  So growing does not make @new touch more of
  * them, and only one of them begins before it: that one's progress is kept.
  */
-static unsigned int merge(struct dm_clone_ranges *r, struct dm_clone_listed_range *new)
+static unsigned int merge(struct dm_clone_ranges *r,
+			  struct dm_clone_listed_range *new)
 {
 	unsigned int i, nr = 0, place = DM_CLONE_MAX_RANGES;
 
@@ -85,7 +88,8 @@ static bool make_room(struct dm_clone_ranges *r)
 	return false;
 }
 
-int dm_clone_ranges_add(struct dm_clone_ranges *r, const struct dm_clone_range *range)
+int dm_clone_ranges_add(struct dm_clone_ranges *r,
+			const struct dm_clone_range *range)
 {
 	struct dm_clone_listed_range new = { .range = *range, .next = range->begin };
 	unsigned int i, place;

@@ -38,7 +38,8 @@ struct dm_clone_ranges {
 };
 
 /* Returns -EAGAIN if the list is full of ranges that are not done. */
-int dm_clone_ranges_add(struct dm_clone_ranges *r, const struct dm_clone_range *range);
+int dm_clone_ranges_add(struct dm_clone_ranges *r,
+			const struct dm_clone_range *range);
 
 /* What is left to try of the first range that is not done; false if none is. */
 bool dm_clone_ranges_first(const struct dm_clone_ranges *r,

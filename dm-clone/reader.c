@@ -169,15 +169,16 @@ static void end_read(struct dm_clone_read *read)
 	struct dm_clone_reader *reader = read->reader;
 	bool failed = read->outcome.status;
 
-	dm_clone_hydration_end(reader->hydration, &read->claim, DM_CLONE_BY_READ,
-			       &read->outcome);
+	dm_clone_hydration_end(reader->hydration, &read->claim,
+			       DM_CLONE_BY_READ, &read->outcome);
 	release_regions(read);
 	if (failed)
 		pause_after_error(reader);
 	free_read(read);
 }
 
-static void note_read_error(struct dm_clone_read *read, struct bio *bio, sector_t sector)
+static void note_read_error(struct dm_clone_read *read, struct bio *bio,
+			    sector_t sector)
 {
 	unsigned long flags;
 
@@ -204,7 +205,8 @@ static struct dm_clone_read *pop_read(struct dm_clone_reader *reader)
 	struct dm_clone_read *read;
 
 	spin_lock_irq(&reader->lock);
-	read = list_first_entry_or_null(&reader->to_write, struct dm_clone_read, list);
+	read = list_first_entry_or_null(&reader->to_write, struct dm_clone_read,
+					list);
 	if (read)
 		list_del(&read->list);
 	spin_unlock_irq(&reader->lock);
@@ -270,10 +272,12 @@ static void end_user(struct dm_clone_read *read, blk_status_t status)
 
 	read->user = NULL;
 	if (read->watched)
-		dm_clone_hydration_user_end(read->reader->hydration, read->start);
+		dm_clone_hydration_user_end(read->reader->hydration,
+					    read->start);
 	if (!status)
 		dm_clone_buffer_copy_to(read->buffer,
-					user->bi_iter.bi_sector - read->sector, user);
+					user->bi_iter.bi_sector - read->sector,
+					user);
 	user->bi_status = status;
 	bio_endio(user);
 }
@@ -301,8 +305,9 @@ static void submit_part(struct dm_clone_read *read, struct bio *bio,
 	if (begin == end)
 		return;
 
-	dm_clone_buffer_init_bio(read->buffer, bio, read->reader->geo->source, opf,
-				 nr_before, begin - read->sector, end - begin);
+	dm_clone_buffer_init_bio(read->buffer, bio, read->reader->geo->source,
+				 opf, nr_before, begin - read->sector,
+				 end - begin);
 	bio->bi_iter.bi_sector = begin;
 	bio->bi_end_io = part_read_endio;
 	bio->bi_private = read;
@@ -349,7 +354,8 @@ unsigned long dm_clone_read_end(struct dm_clone_read *read)
 }
 
 static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
-					unsigned int nr_sectors, unsigned int most)
+					unsigned int nr_sectors,
+					unsigned int most)
 {
 	struct dm_clone_read *read;
 
@@ -364,8 +370,8 @@ static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
 
 	read->reader = reader;
 	read->memory = nr_sectors;
-	read->buffer = dm_clone_buffer_alloc(&reader->memory, nr_sectors, NR_PARTS,
-					     DM_CLONE_GFP_NOWAIT);
+	read->buffer = dm_clone_buffer_alloc(&reader->memory, nr_sectors,
+					     NR_PARTS, DM_CLONE_GFP_NOWAIT);
 	if (!read->buffer) {
 		free_read(read);
 		return NULL;
@@ -377,7 +383,8 @@ static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
 /* @most: memory that may be in use then, in sectors */
 static enum dm_clone_readiness
 prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
-	unsigned int most, struct dm_clone_read **result, unsigned long *taken_until)
+	unsigned int most, struct dm_clone_read **result,
+	unsigned long *taken_until)
 {
 	const struct dm_clone_geometry *geo = reader->geo;
 	sector_t sector = dm_clone_region_start(geo, begin);
@@ -400,12 +407,14 @@ prepare(struct dm_clone_reader *reader, unsigned long begin, unsigned long end,
 	}
 
 	/* Now that we own them: are they still to be copied? */
-	if (dm_clone_hydration_is_to_zero(reader->hydration, begin, read->claim.end)) {
+	if (dm_clone_hydration_is_to_zero(reader->hydration, begin,
+					  read->claim.end)) {
 		release_regions(read);
 		free_read(read);
 		return DM_CLONE_READ_NOT_NOW;
 	}
-	if (!dm_clone_is_range_unhydrated(reader->map, begin, read->claim.end - begin)) {
+	if (!dm_clone_is_range_unhydrated(reader->map, begin,
+					  read->claim.end - begin)) {
 		release_regions(read);
 		free_read(read);
 		return DM_CLONE_READ_CHANGED;
@@ -443,7 +452,8 @@ static void note_read(struct dm_clone_reader *reader, unsigned long begin,
 		goto out;
 
 	if (begin == reader->ahead_end)
-		reader->window = clamp(2 * reader->window, FIRST_AHEAD, MAX_AHEAD);
+		reader->window = clamp(2 * reader->window, FIRST_AHEAD,
+				       MAX_AHEAD);
 	else
 		reader->window = 0;
 	reader->ahead_begin = end;
@@ -507,8 +517,8 @@ dm_clone_reader_prepare(struct dm_clone_reader *reader, unsigned long begin,
 			unsigned long end, struct dm_clone_read **read,
 			unsigned long *taken_until)
 {
-	enum dm_clone_readiness r = prepare(reader, begin, end, MAX_MEMORY, read,
-					    taken_until);
+	enum dm_clone_readiness r = prepare(reader, begin, end, MAX_MEMORY,
+					    read, taken_until);
 
 	if (r == DM_CLONE_READ_READY)
 		note_read(reader, begin, (*read)->claim.end);
@@ -562,7 +572,8 @@ void dm_clone_reader_wait(struct dm_clone_reader *reader)
 
 struct dm_clone_reader *
 dm_clone_reader_create(const struct dm_clone_geometry *geo,
-		       struct dm_clone_region_map *map, struct dm_clone_claims *claims,
+		       struct dm_clone_region_map *map,
+		       struct dm_clone_claims *claims,
 		       struct dm_clone_hydration *hydration,
 		       struct workqueue_struct *wq_source,
 		       struct workqueue_struct *wq_dest)

@@ -44,7 +44,8 @@ struct dm_clone_read;
  */
 struct dm_clone_reader *
 dm_clone_reader_create(const struct dm_clone_geometry *geo,
-		       struct dm_clone_region_map *map, struct dm_clone_claims *claims,
+		       struct dm_clone_region_map *map,
+		       struct dm_clone_claims *claims,
 		       struct dm_clone_hydration *hydration,
 		       struct workqueue_struct *wq_source,
 		       struct workqueue_struct *wq_dest);

@@ -73,7 +73,8 @@ static struct bits *alloc_bits(u32 nr_words)
 
 	bits->hydrated = kvcalloc(nr_words, sizeof(u64), GFP_KERNEL);
 	bits->dirty = kvcalloc(nr_dirty, sizeof(long), GFP_KERNEL);
-	bits->summary = kvcalloc(BITS_TO_LONGS(nr_dirty), sizeof(long), GFP_KERNEL);
+	bits->summary = kvcalloc(BITS_TO_LONGS(nr_dirty), sizeof(long),
+				 GFP_KERNEL);
 	if (bits->hydrated && bits->dirty && bits->summary)
 		return bits;
 
@@ -124,8 +125,8 @@ void dm_clone_region_map_destroy(struct dm_clone_region_map *map)
  *---------------------------------------------------------------
  */
 
-static void __mark_word_dirty(struct dm_clone_region_map *map, struct bits *bits,
-			      u32 index)
+static void __mark_word_dirty(struct dm_clone_region_map *map,
+			      struct bits *bits, u32 index)
 {
 	lockdep_assert_held(&map->lock.lock);
 
@@ -160,7 +161,8 @@ bool dm_clone_set_range_hydrated(struct dm_clone_region_map *map,
 	bits = __bits(map);
 
 	for (; bits && start < end; start = next) {
-		next = min(end, round_down(start, BITS_PER_LONG) + BITS_PER_LONG);
+		next = min(end,
+			   round_down(start, BITS_PER_LONG) + BITS_PER_LONG);
 		__set_bits(map, bits, BIT_WORD(start),
 			   GENMASK((next - 1) % BITS_PER_LONG, start % BITS_PER_LONG));
 	}
@@ -364,7 +366,8 @@ static u64 get_word(const struct bits *bits, u32 index)
 	return word;
 }
 
-void dm_clone_region_map_load_word(struct dm_clone_region_map *map, u32 index, u64 word)
+void dm_clone_region_map_load_word(struct dm_clone_region_map *map, u32 index,
+				   u64 word)
 {
 	unsigned long *p = __bits(map)->hydrated + index * LONGS_PER_WORD;
 
@@ -375,7 +378,8 @@ void dm_clone_region_map_load_word(struct dm_clone_region_map *map, u32 index, u
 	map->nr_hydrated += hweight64(word);
 }
 
-void dm_clone_region_map_compare_word(struct dm_clone_region_map *map, u32 index, u64 word)
+void dm_clone_region_map_compare_word(struct dm_clone_region_map *map,
+				      u32 index, u64 word)
 {
 	struct bits *bits = __bits(map);
 
@@ -387,11 +391,13 @@ void dm_clone_region_map_compare_word(struct dm_clone_region_map *map, u32 index
 	write_sequnlock_irq(&map->lock);
 }
 
-u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map, u32 from)
+u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map,
+					u32 from)
 {
 	unsigned long nr_longs = BITS_TO_LONGS(map->nr_words);
 	unsigned long i = BIT_WORD(from), index;
-	unsigned long end = min_t(unsigned long, (i + 1) * BITS_PER_LONG, map->nr_words);
+	unsigned long end = min_t(unsigned long, (i + 1) * BITS_PER_LONG,
+				  map->nr_words);
 	struct bits *bits = __bits(map);
 
 	if (!bits || from >= map->nr_words)
@@ -410,7 +416,8 @@ u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map, u32 fro
 }
 
 /* Bits set meanwhile are dirty again, so it does not matter which is first. */
-static void copy_words(const struct bits *bits, u32 first, u32 nr, __le64 *words)
+static void copy_words(const struct bits *bits, u32 first, u32 nr,
+		       __le64 *words)
 {
 #ifdef __LITTLE_ENDIAN
 	/* The same bytes. */
@@ -424,8 +431,8 @@ static void copy_words(const struct bits *bits, u32 first, u32 nr, __le64 *words
 #endif
 }
 
-void dm_clone_region_map_take_words(struct dm_clone_region_map *map, u32 first, u32 nr,
-				    __le64 *words)
+void dm_clone_region_map_take_words(struct dm_clone_region_map *map, u32 first,
+				    u32 nr, __le64 *words)
 {
 	struct bits *bits = __bits(map);
 	unsigned long i = first;
@@ -441,7 +448,8 @@ void dm_clone_region_map_take_words(struct dm_clone_region_map *map, u32 first, 
 	copy_words(bits, first, nr, words);
 }
 
-void dm_clone_region_map_set_changed(struct dm_clone_region_map *map, bool changed)
+void dm_clone_region_map_set_changed(struct dm_clone_region_map *map,
+				     bool changed)
 {
 	write_seqlock_irq(&map->lock);
 	map->changed = changed;

@@ -94,28 +94,32 @@ unsigned long dm_clone_nr_of_hydrated_regions(struct dm_clone_region_map *map);
 u32 dm_clone_region_map_nr_words(struct dm_clone_region_map *map);
 
 /* Set word @index, as the disk has it, before anybody else uses the map. */
-void dm_clone_region_map_load_word(struct dm_clone_region_map *map, u32 index, u64 word);
+void dm_clone_region_map_load_word(struct dm_clone_region_map *map, u32 index,
+				   u64 word);
 
 /* The disk has @word: if word @index differs it is dirty. */
-void dm_clone_region_map_compare_word(struct dm_clone_region_map *map, u32 index, u64 word);
+void dm_clone_region_map_compare_word(struct dm_clone_region_map *map,
+				      u32 index, u64 word);
 
 /* The first dirty word at or after @from, or the number of words. */
-u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map, u32 from);
+u32 dm_clone_region_map_next_dirty_word(struct dm_clone_region_map *map,
+					u32 from);
 
 /*
  * Store the @nr words from @first on, which are not dirty any more.  Words in
  * which bits are set meanwhile are dirty again, and stored with or without
  * these.
  */
-void dm_clone_region_map_take_words(struct dm_clone_region_map *map, u32 first, u32 nr,
-				    __le64 *words);
+void dm_clone_region_map_take_words(struct dm_clone_region_map *map, u32 first,
+				    u32 nr, __le64 *words);
 
 /*
  * What dm_clone_changed_this_transaction() says: false before words are taken,
  * true if dirty words are left afterwards.  Setting bits sets it too, and tells
  * its caller when it was false.
  */
-void dm_clone_region_map_set_changed(struct dm_clone_region_map *map, bool changed);
+void dm_clone_region_map_set_changed(struct dm_clone_region_map *map,
+				     bool changed);
 
 /*
  * No region counts as committed from begin_commit, before words are taken, to

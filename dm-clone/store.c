@@ -145,7 +145,8 @@ static void end_busy(struct clone_store *store, bool gone)
 		kfree(store);
 }
 
-static struct clone_store *alloc_store(struct dm_target *ti, struct block_device *bdev)
+static struct clone_store *alloc_store(struct dm_target *ti,
+				       struct block_device *bdev)
 {
 	struct clone_store *store = kzalloc(sizeof(*store), GFP_KERNEL);
 

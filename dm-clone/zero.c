@@ -66,8 +66,9 @@ struct dm_clone_zeroer {
  */
 
 static blk_status_t transfer(struct dm_clone_zeroer *zeroer, enum req_op op,
-			     struct dm_clone_buffer *buffer, unsigned int offset,
-			     sector_t sector, unsigned int nr)
+			     struct dm_clone_buffer *buffer,
+			     unsigned int offset, sector_t sector,
+			     unsigned int nr)
 {
 	struct bio bio;
 	int r;
@@ -91,10 +92,12 @@ static void note_zero_error(struct dm_clone_zero_job *job, blk_status_t status,
  * Zero the @nr sectors from @sector on, with the memory from sector @at of
  * @buffer on.  What cannot be read is written: that may well work.
  */
-static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buffer,
-		      unsigned int at, sector_t sector, unsigned int nr)
+static void read_back(struct dm_clone_zero_job *job,
+		      struct dm_clone_buffer *buffer, unsigned int at,
+		      sector_t sector, unsigned int nr)
 {
-	bool unknown = transfer(job->zeroer, REQ_OP_READ, buffer, at, sector, nr);
+	bool unknown = transfer(job->zeroer, REQ_OP_READ, buffer, at, sector,
+				nr);
 	unsigned int done, len;
 	blk_status_t status;
 
@@ -103,8 +106,9 @@ static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buf
 
 		len = nr;
 		if (!unknown)
-			len = dm_clone_buffer_find_run(buffer, at + done, at + nr,
-						       sector + done, &zero);
+			len = dm_clone_buffer_find_run(buffer, at + done,
+						       at + nr, sector + done,
+						       &zero);
 		if (zero)
 			continue;
 
@@ -120,8 +124,8 @@ static void read_back(struct dm_clone_zero_job *job, struct dm_clone_buffer *buf
 }
 
 /* Returns how many of the @nr sectors are done. */
-static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sector,
-				    unsigned int nr)
+static unsigned int zero_by_writing(struct dm_clone_zero_job *job,
+				    sector_t sector, unsigned int nr)
 {
 	struct dm_clone_zeroer *zeroer = job->zeroer;
 	struct dm_clone_buffer *buffer = job->buffer;
@@ -131,7 +135,8 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
 		return nr;
 	}
 
-	buffer = dm_clone_buffer_alloc(&zeroer->memory, nr, 1, DM_CLONE_GFP_NOWAIT);
+	buffer = dm_clone_buffer_alloc(&zeroer->memory, nr, 1,
+				       DM_CLONE_GFP_NOWAIT);
 	if (buffer) {
 		read_back(job, buffer, 0, sector, nr);
 		dm_clone_buffer_free(buffer);
@@ -160,8 +165,8 @@ static unsigned int zero_by_writing(struct dm_clone_zero_job *job, sector_t sect
  * blkdev_issue_zeroout() and its like allocate from a pool that all layers
  * share.  Layers above may hold its reserve, and wait for us.
  */
-static int command(struct dm_clone_zeroer *zeroer, enum req_op op, sector_t sector,
-		   unsigned int nr, unsigned int most)
+static int command(struct dm_clone_zeroer *zeroer, enum req_op op,
+		   sector_t sector, unsigned int nr, unsigned int most)
 {
 	unsigned int len;
 	int r = 0;
@@ -182,7 +187,8 @@ static int command(struct dm_clone_zeroer *zeroer, enum req_op op, sector_t sect
 }
 
 /* The queue below splits it, by its granularity, which we do not know. */
-static void discard(struct dm_clone_zeroer *zeroer, sector_t sector, unsigned int nr)
+static void discard(struct dm_clone_zeroer *zeroer, sector_t sector,
+		    unsigned int nr)
 {
 	command(zeroer, REQ_OP_DISCARD, sector, nr, MAX_COMMAND);
 }
@@ -195,7 +201,8 @@ static bool zero_by_command(struct dm_clone_zeroer *zeroer, sector_t sector,
 			    unsigned int nr)
 {
 	unsigned int block = bdev_logical_block_size(zeroer->dest) >> SECTOR_SHIFT;
-	unsigned int most = round_down(bdev_write_zeroes_sectors(zeroer->dest), block);
+	unsigned int most = round_down(bdev_write_zeroes_sectors(zeroer->dest),
+				       block);
 	int r;
 
 	if (READ_ONCE(zeroer->refused) || !most)
@@ -291,7 +298,8 @@ static bool advance(struct dm_clone_zero_job *job, unsigned long *wait)
 static void do_zero(struct work_struct *work)
 {
 	struct dm_clone_zero_job *job =
-		container_of(to_delayed_work(work), struct dm_clone_zero_job, work);
+		container_of(to_delayed_work(work), struct dm_clone_zero_job,
+			     work);
 	unsigned int noio = memalloc_noio_save();
 	unsigned long wait;
 	bool over = advance(job, &wait);
@@ -305,7 +313,8 @@ static void do_zero(struct work_struct *work)
 		queue_delayed_work(job->zeroer->wq, &job->work, wait);
 }
 
-void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer, bool zeroed)
+void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer,
+				     bool zeroed)
 {
 	WRITE_ONCE(zeroer->dest_zeroed, zeroed);
 }
@@ -315,7 +324,8 @@ bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer)
 	return READ_ONCE(zeroer->dest_zeroed);
 }
 
-void dm_clone_zeroer_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job)
+void dm_clone_zeroer_zero(struct dm_clone_zeroer *zeroer,
+			  struct dm_clone_zero_job *job)
 {
 	job->zeroer = zeroer;
 	job->outcome = (struct dm_clone_outcome) {
@@ -343,7 +353,8 @@ struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
 	if (!zeroer->wq)
 		goto bad;
 
-	zeroer->reserve = dm_clone_buffer_alloc(NULL, SMALL_SLICE, 1, GFP_KERNEL);
+	zeroer->reserve = dm_clone_buffer_alloc(NULL, SMALL_SLICE, 1,
+						GFP_KERNEL);
 	if (!zeroer->reserve)
 		goto bad_wq;
 

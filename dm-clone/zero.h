@@ -74,13 +74,15 @@ void dm_clone_zeroer_destroy(struct dm_clone_zeroer *zeroer);
  * what the source has in the same place?  While it is, zeroes of the source are
  * there already, discards write nothing, and no job may be started.
  */
-void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer, bool zeroed);
+void dm_clone_zeroer_set_dest_zeroed(struct dm_clone_zeroer *zeroer,
+				     bool zeroed);
 bool dm_clone_zeroer_is_dest_zeroed(struct dm_clone_zeroer *zeroer);
 
 /* Memory in use, in bytes, without the reserve.  Any context. */
 unsigned long dm_clone_zeroer_memory(struct dm_clone_zeroer *zeroer);
 
 /* Start a job.  Any context. */
-void dm_clone_zeroer_zero(struct dm_clone_zeroer *zeroer, struct dm_clone_zero_job *job);
+void dm_clone_zeroer_zero(struct dm_clone_zeroer *zeroer,
+			  struct dm_clone_zero_job *job);
 
 #endif /* DM_CLONE_ZERO_H */
