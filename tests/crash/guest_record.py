@@ -65,7 +65,7 @@ FIRST_AGAIN = 5000
 FAULT_SCENARIO = {"sync": "heavy", "stack": "delay", "hydration": "off", "end": "nothing",
                   "threads": 4, "pause_us": 0, "suspends": 0, "rounds": 1, "region": 8,
                   "max_sectors": 64, "align": 8}
-# Some faults want other places: {fault: what is different}
+# Some faults need other settings: {fault: what is different}
 FAULT_PLACES = {"HALF_WAY": {"region": 128, "align": 1, "source_ms": 20}}
 
 
@@ -102,7 +102,8 @@ class Scenario:
         self.meta = rng.choice((512, 1024, 2048))
         self.rounds = rng.choice((1, 1, 2))
         self.threads = rng.choice((2, 4, 6))
-        # Commits that nobody asks for come once a second: time for some of them.
+        # Commits that nobody asks for come once a second: time for some of
+        # them.
         self.seconds = rng.uniform(2, 3.5) if self.sync == "free" else rng.uniform(1, 2)
         self.ops = {"heavy": 500, "mixed": 700, "free": 1000}[self.sync] // self.rounds
         self.pause_us = 10000 if self.sync == "free" else rng.choice((0, 0, 6000))
@@ -110,7 +111,8 @@ class Scenario:
         self.align = rng.choice((1, 1, 8))
         self.core = rng.choice(({}, {"hydration_threshold": 2, "hydration_batch_size": 1},
                                 {"hydration_threshold": 8, "hydration_batch_size": 4}))
-        # Flushes of the metadata fail for a while; the machine is reset between rounds.
+        # Flushes of the metadata fail for a while; the machine is reset between
+        # rounds.
         self.flush_failures = 0
         self.resets = 0
         self.suspends = rng.choice((0, 0, 1, 2))
@@ -426,8 +428,9 @@ class Run:
             if act == "hydrate":
                 device.message("enable_hydration")
             elif act == "fail":
-                # After the first one room is looked for from the start: where the
-                # superblock has its blocks that is durable when the second one fails.
+                # After the first one room is looked for from the start: where
+                # the superblock has its blocks that is durable when the second
+                # one fails.
                 self._fail_flushes(device)
                 self._fail_flushes(device)
             else:

@@ -6,18 +6,18 @@
  * of references without a fault.
  *
  * Each sector of the clone, which is read where the metadata says: what it was
- * at first, as a rule the source's data, or what a write that was begun had for it, or zeroes if it
- * was zeroed or discarded; never what the destination held before.  Of these,
- * nothing that was overwritten for good: if a write, or write-zeroes, was
- * acknowledged and then covered by a flush (which was queued after that and
- * has completed), or was a FUA write, then everything that had been
- * acknowledged before it was queued is gone, and so is what was at first.  A
- * discard promises nothing, so it overwrites nothing for good.
+ * at first, as a rule the source's data, or what a write that was begun had for
+ * it, or zeroes if it was zeroed or discarded; never what the destination held
+ * before.  Of these, nothing that was overwritten for good: if a write, or
+ * write-zeroes, was acknowledged and then covered by a flush (which was queued
+ * after that and has completed), or was a FUA write, then everything that had
+ * been acknowledged before it was queued is gone, and so is what was at first.
+ * A discard promises nothing, so it overwrites nothing for good.
  *
  * If the superblock says that the destination reads as zeroes wherever regions
  * are not hydrated, then so it does.
  *
- * After a suspend, as long as there's power, the same holds for everything
+ * After a suspend, as long as there is power, the same holds for everything
  * that was acknowledged before the suspend.
  */
 #ifndef CRASH_ORACLE_H

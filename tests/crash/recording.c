@@ -336,7 +336,10 @@ static void take_mark(struct loader *l, unsigned int tid, const char *text)
  *---------------------------------------------------------------
  */
 
-/* The letters of blk_fill_rwbs(): F before is a flush, F behind is FUA. */
+/*
+ * The letters of blk_fill_rwbs(): F before the others is a flush, F after them
+ * is FUA.
+ */
 static void parse_rwbs(const struct loader *l, const char *rwbs, struct bio *b)
 {
 	bool flush = *rwbs == 'F';
@@ -422,7 +425,8 @@ static bool is_same_kind(const struct bio *a, const struct bio *b)
 /*
  * Which of the bios in flight has completed?  Device-mapper moves the start of
  * one that it maps in pieces, so it's the end that counts, and of several the
- * first.  (If those are for the same sectors then no order of them was promised.)
+ * first.  (If those are for the same sectors then no order of them was
+ * promised.)
  */
 static void complete_bio(struct loader *l, const struct bio_line *line,
 			 const struct bio *done)
@@ -696,7 +700,8 @@ static uint32_t asked_for_at(const struct loader *l, const uint8_t *entry)
  * Find the bio of a log entry.  As a rule it's the next one of that kind in the
  * prediction, which may be off by a few places, the trace and the log being
  * written a moment apart.  But writes of the user to the same sectors can be in
- * flight at once: then it's the one that came next after its data was asked for.
+ * flight at once: then it's the one that came next after its data was asked
+ * for.
  */
 static struct lower_bio *find_bio_of_entry(struct loader *l, const uint32_t *order,
 					   uint32_t nr_order, const uint8_t *entry)
@@ -756,7 +761,7 @@ static void map_log(struct loader *l, const char *path)
 	close(fd);
 }
 
-/* Returns the entry at *@sector, and moves it behind that entry and its data. */
+/* Returns the entry at *@sector, and moves it past that entry and its data. */
 static const uint8_t *next_entry(struct loader *l, uint64_t *sector)
 {
 	const uint8_t *entry = (const uint8_t *)l->rec->log + *sector * SECTOR_SIZE;

@@ -244,7 +244,9 @@ static void op_swap(struct craft *c)
 	}
 }
 
-/* Let a reference lead elsewhere: to itself, back up, across, out of the image. */
+/*
+ * Let a reference lead elsewhere: to itself, back up, across, out of the image.
+ */
 static void op_redirect(struct craft *c)
 {
 	static const unsigned int roots[] = { 60, 68, 188 };
@@ -483,7 +485,7 @@ static void op_bitset_length(struct craft *c)
 	}
 }
 
-/* Bits of regions: of all sorts, and those behind the last one. */
+/* Bits of regions: of all sorts, and those after the last one. */
 static void op_bits(struct craft *c)
 {
 	uint64_t b = pick(c, mask_of(KIND_ARRAY));
@@ -671,7 +673,7 @@ static void op_truncate(struct craft *c)
 		set(c, 0, SB_NR_BLOCKS, c->dev_blocks);
 }
 
-/* A superblock that is none of ours, with or without a clone behind it. */
+/* A superblock that is not a clone's, with or without a clone after it. */
 static void op_foreign(struct craft *c)
 {
 	static const struct {

@@ -20,9 +20,9 @@
 
 struct options {
 	const char *module, *peer;
-	const char *stages;		/* folder for the images to begin with, or NULL */
+	const char *stages;		/* folder for the first images, or NULL */
 	const char *only;
-	unsigned int part;		/* run one case in so many */
+	unsigned int part;		/* run one case in this many */
 	unsigned int seconds;		/* stop after this time; 0: never */
 	unsigned int patience;		/* how long a case may take */
 };

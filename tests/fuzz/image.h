@@ -55,13 +55,13 @@ extern const struct field_place field_places[];
 #define SB_END			196
 #define MAGIC			0x8af27f64ull
 
-/* A tree node holds so many entries at most, and a multiple of three. */
+/* A tree node holds this many entries at most, a multiple of three. */
 #define MAX_ENTRIES(value_size)	((BLOCK - NODE_KEYS) / (8 + (value_size)) / 3 * 3)
 
 /*
  * No image has content beyond this when it is made: a large device need not be
- * written, read and compared as a whole each time.  One that says that it has fewer
- * blocks than the device grows, and then has.
+ * written, read and compared as a whole each time.  One that says that it has
+ * fewer blocks than the device grows, and then has.
  */
 #define HOT_BLOCKS		600u
 
@@ -121,7 +121,9 @@ const char *verdict_name(enum verdict verdict);
 /* Give block @b the checksum that a block of its kind must have. */
 void image_seal(struct image *image, uint64_t b, enum block_kind kind);
 
-/* The two bits of block @b in the space map; the bitmap's block must be sane. */
+/*
+ * The two bits of block @b in the space map; the bitmap's block must be sane.
+ */
 unsigned int image_get_count(const struct image *image, uint64_t b);
 void image_set_count(struct image *image, uint64_t b, unsigned int count);
 

@@ -4,8 +4,8 @@
  * with the fuzzer's own. No kernel is needed, so this can try many more images
  * than the virtual machine, with the compiler watching every access.
  *
- * The images to begin with are those that hostile --stages has kept. The last
- * line is "N passed, N failed".
+ * The first images are those that hostile --stages has kept. The last line is
+ * "N passed, N failed".
  */
 
 #include <dirent.h>

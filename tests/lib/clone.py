@@ -22,8 +22,7 @@ STATUS = re.compile(
 class Status:
     """A status line, taken apart without mercy.
 
-    Whoever parses less strictly is served as well; who parses more strictly
-    than this would refuse what the kernel's own target prints.
+    Less strict parsers are served as well; a stricter one would refuse what the kernel's own target prints.
     """
 
     def __init__(self, text):
@@ -210,10 +209,13 @@ class Clone:
         return bitmap
 
     def finish(self):
-        """It works, and holds what it should; so does what it leaves behind."""
+        """On sound disks it holds what it should, before hydration and after it; and so
+        does what it leaves behind."""
+        self.source.heal()
+        self.dest.heal()
         self.check()
-        self.enable_hydration()
-        self.until_hydrated()
+        self.hydrate()
+        self.until(lambda s: not s.hydrating, "the end of all copies")
         self.check()
         self.deactivate()
         self.check_left_behind()
@@ -231,6 +233,11 @@ class Clone:
 
     def until_hydrated(self, timeout=40):
         return self.until(lambda s: s.done, "the end of hydration", timeout)
+
+    def hydrate(self, timeout=40):
+        """All of it, from now on."""
+        self.enable_hydration()
+        return self.until_hydrated(timeout)
 
     def until_mode(self, mode, timeout=10):
         return self.until(lambda s: s.mode in mode.split("|"), f"mode {mode}",

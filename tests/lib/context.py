@@ -131,7 +131,7 @@ class Context:
             time.sleep(0.02)
 
     def within(self, seconds, fn, what):
-        """Runs a call that must not wait for ever. It is no measure of its time."""
+        """Runs a call that must not wait forever. It is no measure of its time."""
         return self.background(fn).wait(seconds, what)
 
     def fails(self, fn, *numbers, what="this"):
@@ -194,7 +194,7 @@ class Context:
         return disk
 
     def narrow(self, disk, depth=4):
-        """A disk over this one that takes so many requests at a time."""
+        """A disk over this one that takes @depth requests at a time."""
         return self.add_disk(disks.Disk(self.name("narrow"), disk.sectors,
                                         disks.loop_over(disk.path, depth)))
 
@@ -224,8 +224,7 @@ class Context:
 
         The source is stamped SOURCE, the destination holds the stamp FORMER,
         so that none of it can ever show unnoticed. kind is that of the
-        destination. With an offset the clone comes second in its table, behind
-        a linear target.
+        destination. With an offset the clone comes second in its table, after a linear target.
         """
         source = source or self.source(size)
         if not dest:
@@ -248,7 +247,7 @@ class Context:
         return self.clone(features=["no_hydration"], **args)
 
     def deactivate_clones(self):
-        """For who wants to unload the module."""
+        """For tests that unload the module."""
         for clone in reversed(self._clones):
             clone.deactivate()
 

@@ -172,8 +172,7 @@ def loop(path, sectors):
 
 def loop_over(path, depth=None):
     """A loop device over a disk, past the page cache: a volatile cache, but no FUA. With
-    a depth it takes so many requests at a time, at least four, and then has whoever
-    comes next wait until it takes another."""
+    a depth it takes this many requests at a time, at least four, and makes others wait."""
     node, device = _attach_loop(path, os.O_RDWR | os.O_DIRECT)
     fcntl.ioctl(device, LOOP_SET_DIRECT_IO, 1)
 
@@ -234,7 +233,7 @@ class Disk:
 
     @property
     def sectors_read(self):
-        """That were read of it since it was made; not what it didn't want to wait for."""
+        """Read from it since it was made, without what was refused because it must not wait."""
         with open(f"{self.device.sysfs}/stat", encoding="ascii") as f:
             return int(f.read().split()[2])
 
@@ -250,19 +249,18 @@ class Disk:
         self.held = False
 
     def hold_from(self, first, delay=0):
-        """I/O to this sector and those behind it waits until there is another mood;
-        the rest takes so many ms."""
+        """I/O from this sector on waits until there is another mood; the rest is delayed."""
         self._swap(self._delayed(0, first, delay) +
                    self._delayed(first, self.sectors - first, FOREVER, FOREVER))
 
     def hold_range(self, first, nr):
         """I/O to these sectors waits until there is another mood."""
-        behind = first + nr
+        after = first + nr
         table = self._linear(0, first) if first else []
         table += self._delayed(first, nr, FOREVER, FOREVER)
-        if behind < self.sectors:
-            table += self._linear(behind)
-            table[-1] = (behind, *table[-1][1:])
+        if after < self.sectors:
+            table += self._linear(after)
+            table[-1] = (after, *table[-1][1:])
         self._swap(table)
 
     def hold_writes(self):
@@ -280,7 +278,7 @@ class Disk:
         self._swap([(0, self.sectors, "error", "")])
 
     def fail_range(self, first, nr, delay=0):
-        """I/O to these sectors fails, at once; the rest takes so many ms."""
+        """I/O to these sectors fails, at once; the rest is delayed."""
         def piece(first, nr):
             return self._delayed(first, nr, delay) if delay else self._linear(first, nr)
 
@@ -312,7 +310,7 @@ class Disk:
         self._swap(self._delayed(0, self.sectors, read_ms, write_ms))
 
     def shrink_to(self, sectors):
-        """Nothing behind this sector any more."""
+        """The disk ends here from now on."""
         self._swap(self._linear(0, sectors))
 
     def heal(self):

@@ -181,6 +181,10 @@ class Device:
         ioctl(DEV_SUSPEND, self.name, flags=(NOFLUSH if noflush else 0) |
               (0 if lockfs else SKIP_LOCKFS))
 
+    def suspend_resume(self):
+        self.suspend()
+        self.resume()
+
     def reload(self, table, noflush=False, lockfs=False):
         """Swaps tables under whoever uses the device."""
         self.load(table)

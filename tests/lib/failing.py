@@ -27,7 +27,6 @@ import time
 
 from lib import disks, dm, kmsg
 from lib.blk import FORMER, SOURCE, ZERO
-from lib.clone import Clone
 from lib.errors import Failure, Missed
 
 ERROR, DROP = "error", "drop"
@@ -100,10 +99,8 @@ class Rig:
         _, dest, meta = self.bases
         dest.block.fill(FORMER)
         meta.block.fill(ZERO, 0, 8)
-        clone = Clone(self.t, self.t.name("clone"), self.meta, self.dest,
-                      self.source, SIZE, REGION, ["no_hydration"], {}, 0, [])
-        self.t._clones.append(clone)
-        return clone
+        return self.t.idle_clone(region=REGION, size=SIZE, meta=self.meta, dest=self.dest,
+                                 source=self.source, former=None, active=False)
 
 
 class Expected:
@@ -130,7 +127,7 @@ class Stage:
 
     do:      a function of the case
     commits: the attempt to commit is over when it returns
-    before:  done to a clone that is not active, with a state to begin with
+    before:  done to a clone that is not active, in this state
     changes: it would fail, and must not, on a clone that has failed to commit
     """
 
@@ -194,12 +191,11 @@ class Case:
             status = self.clone.status()
             if status.mode != "rw":
                 return True
-            return self.stats("commits") > self.commits_before
+            return self.commits() > self.commits_before
         self.t.until(tried, "a commit", 5)
 
-    def stats(self, key):
-        words = dict(w.split("=") for w in self.clone.message("stats").split())
-        return int(words[key])
+    def commits(self):
+        return self.clone.stats()["commits"]
 
     def _logged(self, text):
         self.lines += self.log.read()
@@ -217,7 +213,7 @@ class Case:
         self.flushed_stamp = self.clone.put(*FLUSHED)
         self.clone.flush()
         if not self.stage.before:
-            self.commits_before = self.stats("commits")
+            self.commits_before = self.commits()
         self.clone.put(*PENDING)
         if self.stage.before:
             self.clone.deactivate()
@@ -229,7 +225,7 @@ class Case:
 
     def _is_pending(self):
         """PENDING is not committed yet, and the disk fails already."""
-        return bool(self.stage.before) or self.stats("commits") == self.commits_before
+        return bool(self.stage.before) or self.commits() == self.commits_before
 
     def _clock_came_first(self):
         """A commit by the clock has failed, maybe before what was to be done."""
@@ -327,8 +323,7 @@ class Case:
         """It says in the log what has come of it, and raises an event if it's well."""
         device = self.clone.device
         event = device.info().event_nr
-        device.suspend()
-        device.resume()
+        device.suspend_resume()
         back = self.clone.mode() == "rw"
         if not self._logged("back in write mode" if back else "deactivate and activate"):
             raise Failure("resumed, and the log says nothing of what came of it")
@@ -362,8 +357,7 @@ class Case:
         clone.check_left_behind()
         clone.activate()
         clone.check()
-        clone.enable_hydration()
-        clone.until_hydrated(PATIENT)
+        clone.hydrate(PATIENT)
         clone.check()
         clone.deactivate()
         clone.check_left_behind()

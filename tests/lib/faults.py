@@ -205,7 +205,7 @@ class _InIoctl:
 class Bios:
     """Makes bios to one disk fail: the kth from now on, or each kth.
 
-    The kernel counts the bios, and cannot be told where to begin; so bios to a
+    The kernel counts the bios, and cannot be told where to start; so bios to a
     disk of our own are made to fail until the counter is known.
     """
 

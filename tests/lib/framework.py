@@ -15,7 +15,7 @@ combination; a dict gives the values names:
         ...
 
 Each test runs in a child of its own, so that the parent can watch it, tell why
-it hangs, and clean up behind it. A test fails when it raises, when it takes
+it hangs, and clean up after it. A test fails when it raises, when it takes
 longer than its limit, when it leaves a device behind, and when the kernel
 complains meanwhile. It is run again, a few times, only if it says by itself that
 it has missed the situation it is about (lib/errors.py).

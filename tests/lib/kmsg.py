@@ -17,11 +17,12 @@ COMPLAINT = re.compile("|".join([
     r"\[dm_clone\] enqueued on deprecated",
 ]))
 
-# Known noise of emulation, no fault of anybody's.  What kmemleak suspects the tests
-# in suites/debug/90-leaks.py read, and judge.
+# Known noise of emulation, no fault of anybody's. What kmemleak suspects the
+# tests in suites/debug/90-leaks.py read, and judge.
 NOISE = re.compile(r"clocksource|hrtimer: interrupt took|perf: interrupt took")
 
-# Other people's races: of ours, the module's name is behind the function's.
+# Other people's races: in reports of ours the module's name follows the
+# function's.
 OTHER_RACE = re.compile(r"BUG: KCSAN: (?!.*\[dm_clone\])")
 
 

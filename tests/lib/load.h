@@ -23,7 +23,7 @@ struct load {
 	uint32_t sync;			/* each write is made durable, and that counts */
 	uint64_t first[NR_LOAD_OPS];	/* blocks */
 	uint64_t nr[NR_LOAD_OPS];
-	uint64_t max_samples;		/* room for so many of each */
+	uint64_t max_samples;		/* room for this many of each */
 	uint64_t *latency[NR_LOAD_OPS];	/* ns */
 	volatile uint32_t stop;		/* set it to end the load */
 	volatile uint32_t recording;	/* latencies are noted while it is set */

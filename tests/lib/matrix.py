@@ -27,7 +27,6 @@ import time
 
 from lib import disks
 from lib.blk import FORMER, SOURCE, ZERO, Model
-from lib.clone import Clone
 from lib.errors import Failure
 
 REGIONS = 12                    # of each clone; the last one is short
@@ -157,18 +156,17 @@ class Pair:
         rig.dest_base.block.fill(FORMER, 0, REGIONS * LARGEST)
         rig.meta_base.block.fill(ZERO, 0, 8)
         core = {"hydration_threshold": 8, "hydration_batch_size": 4}
-        self.clone = Clone(self.t, self.t.name("clone"), rig.meta, rig.dest,
-                           rig.source, self.size, region, ["no_hydration"], core,
-                           0, [])
-        self.t._clones.append(self.clone)
+        self.clone = self.t.idle_clone(region=region, size=self.size, core=core, meta=rig.meta,
+                                       dest=rig.dest, source=rig.source, former=None,
+                                       active=False)
         self.before = [{SOURCE}] * self.size
         self.flushed = list(self.before)
         self.clone.activate()
 
-    # For those who say what is held, and what is driven in
+    # For those that say what is held, and what is driven in
 
     def sectors(self, begin, end):
-        """From and to these regions, plus so many sectors."""
+        """From and to these regions, plus a number of sectors."""
         def place(where):
             regions, sectors = where if isinstance(where, tuple) else (where, 0)
             return min(regions * self.region + sectors, self.size)
@@ -379,8 +377,8 @@ class Hold:
         else:
             self.device(rig).hold()
         if self.on in ("meta", "superblock", "flush"):
-            # Something to commit, and that a flush has to wait for; the clock can't
-            # have committed it before the flush comes.
+            # Something to commit, and that a flush has to wait for; the clock
+            # can't have committed it before the flush comes.
             pair.write_first(2, 4, flush=False)
         self._start(pair)
         self._wait(pair)

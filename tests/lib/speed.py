@@ -71,7 +71,7 @@ class _Stretch:
 def rate(progress, seconds, limit):
     """How far it gets in a second; of the time in which the machine ran smoothly.
 
-    There have to be so many seconds of that, and not only within the limit.
+    There must be this many seconds of that, and not only within the limit.
     """
     found, stretch = [], _Stretch()
     began = last = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What happens behind a test: see why it hangs, and remove what it left.
+"""What happens after a test: see why it hangs, and remove what it left.
 
 Nothing here trusts the test. Whatever has a name of ours is found by looking,
 not by remembering, and goes, with an error table if need be.

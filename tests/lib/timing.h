@@ -32,7 +32,7 @@ struct timing {
 /* 0, or a negative errno. */
 int timing_run(struct timing *timing);
 
-/* Copies like dd, so many times size bytes from one device to another. */
+/* Copies as dd does, nr times size bytes from one device to another. */
 int timing_copy(int from, int to, uint64_t size, uint64_t nr, uint64_t *ns);
 
 /* The same ioctl as often as asked for, on a fresh copy of its argument. */
@@ -40,8 +40,9 @@ int timing_ioctl(int fd, unsigned long request, const void *argument, uint64_t s
 		 uint64_t nr, uint64_t *ns);
 
 /*
- * Waits until a device has written so many sectors since it was made, going by
- * its stat file, which is looked at every so often; -ETIME after the limit.
+ * Waits until this many sectors have been written to a device since it was
+ * made, going by its stat file, which is looked at every so often; -ETIME after
+ * the limit.
  */
 int timing_until_written(int stat_fd, uint64_t sectors, uint64_t step_ns, uint64_t limit_ns);
 

@@ -42,7 +42,7 @@ def run(block, op, size, offsets, fsync=False, threads=1):
 
 
 def copy(source, dest, size, nr):
-    """Copies so many times size bytes, as dd does."""
+    """Copies nr times size bytes, as dd does."""
     ns = ctypes.c_uint64()
     _check(blk.lib.timing_copy(source.fd, dest.fd, size, nr, ctypes.byref(ns)),
            f"copy {source.path} to {dest.path}")

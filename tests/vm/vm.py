@@ -44,8 +44,9 @@ COMPLAINED, DIED, STALLED, TIME_UP, UNUSABLE = 120, 121, 122, 124, 125
 
 BOOT_LIMIT = 300    # a debug kernel on a busy machine takes more than a minute
 PROBE_LIMIT = 25
-# A sign of life comes every five seconds. What hangs in the machine, but for all
-# of it, is noticed there: by the kernel's watchdogs, and by what runs the tests.
+# A sign of life comes every five seconds. What hangs in the machine, but for
+# all of it, is noticed there: by the kernel's watchdogs, and by what runs the
+# tests.
 STALL_LIMIT = 240
 LOG_TAIL = 30
 
@@ -181,7 +182,8 @@ def config_script(options, modules):
         "MODULES": "" if modules == standard else modules,
         "NET": "yes" if options.net else "",
         "DISKS": "yes" if options.disk else "",
-        # Where the clock jumps to the next thing to do, this would be all it does.
+        # Where the clock jumps to the next thing to do, this would be all it
+        # does.
         "SIGNS_OF_LIFE": "" if options.icount else "yes",
         "INTERACTIVE": "yes" if options.interactive else "",
         "ROWS": size.lines,
@@ -384,7 +386,7 @@ class Machine:
             pass
 
     def _pump(self, seconds):
-        """Hand on what comes next within so many seconds; false for nothing."""
+        """Hand on what comes within this many seconds; false if nothing does."""
         ready = self._poll.poll(seconds * 1000)
         for descriptor, _ in ready:
             if not self._receive(self._names[descriptor]):
@@ -471,7 +473,8 @@ class Machine:
         self.last_sign = time.monotonic()
         if word == "ready":
             self.booted = time.monotonic()
-            # QEMU has opened all of it: nothing is left if this process is killed.
+            # QEMU has opened all of it: nothing is left if this process is
+            # killed.
             shutil.rmtree(self._directory, ignore_errors=True)
         elif word == "exit":
             self.status = int(value)
@@ -557,7 +560,8 @@ def run(arguments):
     try:
         return Machine(options).run()
     except NotBooted as error:
-        # Emulated machines stand still now and then, and nothing has been run yet.
+        # Emulated machines stand still now and then, and nothing has been run
+        # yet.
         say(f"{error}\nvm: once more")
         return Machine(options).run()
 

@@ -2,8 +2,8 @@
 """Every allocation of every call fails once: the call fails with "out of memory"
 and nothing else happens, or it does not need it; the next one works.
 
-/proc/self/fail-nth makes the nth allocation of a system call fail; n goes from
-1 until there are not so many.
+/proc/self/fail-nth makes the nth allocation of a system call fail; n goes
+up from 1 until the call makes fewer.
 """
 
 import ctypes

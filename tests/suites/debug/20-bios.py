@@ -141,8 +141,7 @@ class Life:
 
     def recover(self):
         """The way back that the administrator's guide tells."""
-        self.clone.device.suspend()
-        self.clone.device.resume()
+        self.clone.device.suspend_resume()
         if self.clone.mode() != "rw":
             self.end()
             return self.begin()
@@ -207,8 +206,7 @@ class Life:
         if self.clone.mode() != "rw" and not self.recover():
             return
         self.mark("suspend")
-        self.clone.device.suspend()
-        self.clone.device.resume()
+        self.clone.device.suspend_resume()
         self.read(0, SIZE)
         self.end()
 
@@ -227,8 +225,7 @@ class Life:
             self.end()
         clone.activate()
         clone.check()
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
         clone.check()
         clone.put(50 * REGION, 4)
         clone.flush()
@@ -291,7 +288,7 @@ def a_sample(t, queued):
                   for k in ks[t.rng.randrange(min(STRIDE, len(ks)))::STRIDE])
 
 
-@test("one bio to the {role} fails: a destination {kind}", limit=LONG,
+@test("one bio to the {role} fails: destination {kind}", limit=LONG,
       role=["metadata", "destination", "source"],
       kind={"without cache and discard": ("ram",), "with both": ("null",),
             "zeroed, and reads hydrate": ("ram", "hydrate_on_read", "zeroed_destination")})
@@ -318,7 +315,7 @@ def _(t, role, kind):
            (", ".join(f"{n} {what}" for what, n in failures.items()) or "nothing"))
 
 
-@test("of the bios to the {role} each {k} fails", limit=LONG,
+@test("every {k} bio to the {role} fails", limit=LONG,
       role=["metadata", "destination", "source"],
       k={"one": 1, "second": 2, "third": 3, "seventh": 7, "20th": 20})
 def _(t, role, k):

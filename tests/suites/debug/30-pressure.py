@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Nothing in the way of I/O needs memory that it might not get.
+"""Nothing on the way of I/O needs memory that it might not get.
 
 The kernel's own threads (workers that copy, commit, complete) get no memory, or
 hardly any, unless they can wait for it; I/O goes on without an error, hydration ends,
@@ -58,7 +58,7 @@ def _(t, what, region):
     clone.check_left_behind()
 
 
-@test("hydration ends though kernel threads get no memory: {region} regions",
+@test("hydration ends although kernel threads get no memory: {region} regions",
       limit=LONG, region={"4 KiB": 8, "1 MiB": 2048})
 def _(t, region):
     clone = t.clone(region=region, size=32 * MIB, active=False)
@@ -69,8 +69,7 @@ def _(t, region):
     faults.quiet_console(True)
     try:
         with faults.Allocations(probability=100, only_marked=True):
-            clone.enable_hydration()
-            clone.until_hydrated(200)
+            clone.hydrate(200)
     finally:
         faults.quiet_console(False)
     clone.until(lambda s: not s.hydrating, "the end of all copies")

@@ -177,7 +177,7 @@ def must_end(found, outcome, runs, *words):
         raise Failure(f"{result.outcome} after {nr} runs: {said}")
 
 
-@test("a test that misses what it is about is run again, and says so")
+@test("a test that misses its situation is run again, and says so")
 def _(t):
     def third_time_lucky(_, run):
         if run < 3:
@@ -187,7 +187,7 @@ def _(t):
     must_end(outcome_of(t, lambda inner, run: None), "pass", 1)
 
 
-@test("a test that never gets to what it is about fails")
+@test("a test that never gets into its situation fails")
 def _(t):
     def never(_, run):
         raise Missed(f"run {run}: too quick")

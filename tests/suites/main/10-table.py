@@ -72,7 +72,7 @@ def _(t):
         lines.accepts(f"{size}")
 
 
-@test("numbers that overflow are refused, not cut to what is left of them",
+@test("numbers that overflow are refused, not truncated",
       defect="it cuts numbers to 32 bits")
 def _(t):
     lines = Lines(t)
@@ -90,7 +90,7 @@ def _(t):
         lines.refuses(size, "region size")
 
 
-@test("too few and too many words are refused")
+@test("lines of too few or too many words are refused")
 def _(t):
     lines = Lines(t)
     for line in ("", lines.meta.number, f"{lines.meta.number} {lines.dest.number}",
@@ -107,7 +107,7 @@ def _(t):
     lines.refuses("8 1 no_hydration 2 hydration_threshold 1 more", "argument")
 
 
-@test("feature groups: right counts are accepted, others refused")
+@test("feature groups: right counts are accepted, wrong ones refused")
 def _(t):
     lines = Lines(t)
     for rest in ("8", "8 0", "8 1 no_hydration", "8 1 no_discard_passdown",
@@ -161,7 +161,7 @@ def _(t, key):
         lines.refuses(f"8 0 2 {key} {value}", key)
 
 
-@test("a cap of nothing is refused, in tables and in messages",
+@test("a cap of 0 is refused, in tables and in messages",
       ours="it takes 0 for a number like others")
 def _(t):
     lines = Lines(t)
@@ -171,7 +171,7 @@ def _(t):
         t.fails(lambda key=key: clone.message(f"{key} 0"), errno.EINVAL)
 
 
-@test("keywords are known in any case")
+@test("keywords may be in upper or lower case")
 def _(t):
     clone = t.clone(features=["NO_Hydration", "No_Discard_PassDown"],
                     core={"HYDRATION_threshold": 3, "Hydration_Batch_Size": 5})
@@ -186,7 +186,7 @@ def _(t):
         raise Failure(clone.status().text)
 
 
-@test("{which}: as large as the target is enough, a sector less is refused",
+@test("{which}: the size of the target is enough, a sector less is refused",
       which={"the destination": "dest", "the source": "source"})
 def _(t, which):
     size = 4 * MIB
@@ -199,7 +199,7 @@ def _(t, which):
     lines.accepts("8")
 
 
-@test("larger devices than the target are welcome")
+@test("devices may be larger than the target")
 def _(t):
     lines = Lines(t, 4 * MIB, dest=t.disk(5 * MIB), source=t.source(6 * MIB))
     lines.accepts("8", length=4 * MIB)
@@ -242,7 +242,7 @@ def _(t):
         lines.refuses("8", "different", **{a: getattr(lines, b).number})
 
 
-@test("a source that is read-only is enough")
+@test("a read-only source is accepted")
 def _(t):
     closed = t.disk(4 * MIB, readonly=True)
     Lines(t, 4 * MIB, source=closed).accepts("8")
@@ -303,7 +303,7 @@ def _(t, rest):
         raise Failure(f"{table} came back as {clone.device.table()}")
 
 
-@test("dmsetup's own lines make the round trip")
+@test("dmsetup loads the lines that dmsetup prints")
 def _(t):
     lines = Lines(t, dest=t.disk(4 * MIB, kind="null"))
     name = lines.device.name
@@ -355,7 +355,8 @@ def _(t):
     check_stamp(source.block, 0, size, 1)
 
 
-@test("the limits shown are those of regions: discards as large as regions, I/O hints")
+@test("the queue offers discards by regions, a write cache, and no write-zeroes if the "
+      "destination has none")
 def _(t):
     clone = t.idle_clone(region=128, kind="null")
 
@@ -376,7 +377,8 @@ def _(t):
             raise Failure("the clone is read-only")
 
 
-@test("discards are as coarse as the destination's, if they are passed on and those are coarser",
+@test("the discard granularity is the destination's, if that is coarser and discards are "
+      "passed on",
       ours="it offers regions")
 def _(t):
     dest, _ = thin_disk(t, 64 * MIB, 16 * MIB)
@@ -397,7 +399,7 @@ def _(t):
         raise Failure(f"not passed on: {limit('discard_granularity')}")
 
 
-@test("write zeroes is offered where the destination can do it",
+@test("write-zeroes is offered if the destination has it",
       ours="it offers none")
 def _(t):
     clone = t.idle_clone(kind="loop")

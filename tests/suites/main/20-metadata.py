@@ -183,7 +183,7 @@ def _(t):
     must_refuse(t, clone, ["superblock"], error=DAMAGED)
 
 
-@test("another region size than the recorded is refused, and both are named")
+@test("a region size other than the recorded one is refused, and both are named")
 def _(t):
     clone = good_metadata(t, region=16)
     for region in 8, 32, 2048:
@@ -194,7 +194,7 @@ def _(t):
     clone.check()
 
 
-@test("another target size than the recorded is refused, and both are named")
+@test("a target size other than the recorded one is refused, and both are named")
 def _(t):
     clone = good_metadata(t)
     right = clone.size
@@ -206,7 +206,7 @@ def _(t):
     clone.check()
 
 
-@test("a bitset that is damaged is refused, and taken when it is mended")
+@test("a damaged bitset is refused, and accepted when it is mended")
 def _(t):
     clone = good_metadata(t)
     sb = metadata.read(clone.meta.block)
@@ -301,7 +301,7 @@ def _(t):
     clone.check()
 
 
-@test("metadata that is read fails: activation fails, and works again later")
+@test("the metadata cannot be read: activation fails, and works later")
 def _(t):
     clone = good_metadata(t)
     root = metadata.read(clone.meta.block).root
@@ -314,7 +314,7 @@ def _(t):
     clone.check()
 
 
-@test("metadata that cannot be written at formatting: activation fails, and works again later")
+@test("the metadata cannot be formatted: activation fails, and works later")
 def _(t):
     clone = t.idle_clone(active=False)
     clone.meta.fail_writes()
@@ -325,7 +325,7 @@ def _(t):
     clone.check()
 
 
-@test("hydration goes on where it stood: the same clone in ten lives", limit=120)
+@test("hydration goes on where it was, in ten lives of a clone", limit=120)
 def _(t):
     clone = t.idle_clone(region=8, size=8 * MIB)
     for _ in range(10):
@@ -421,7 +421,7 @@ def _(t):
     clone.check()
 
 
-@test("the checksum of our own reader finds what the kernel's finds")
+@test("our own reader's checksum finds what the kernel's finds")
 def _(t):
     clone = good_metadata(t)
     block = clone.meta.block.read(0, 8)

@@ -171,7 +171,7 @@ def documented_sizes():
                int(meta) * UNITS[meta_unit], float(memory) * (1 << 20))
 
 
-@test("the sizes of metadata and memory in the guide follow from its formulas, and suffice")
+@test("the guide's sizes of metadata and memory follow from its formulas, and suffice")
 def _(_):
     rows = list(documented_sizes())
     if len(rows) < 4:

@@ -123,7 +123,7 @@ def _(t):
         raise Failure(f"{before} became {clone.status().text}")
 
 
-@test("disable_hydration stops the copying, enable_hydration goes on")
+@test("disable_hydration stops copying, enable_hydration resumes it")
 def _(t):
     clone = t.clone(region=8, size=8 * MIB, active=False,
                     core={"hydration_threshold": 4, "hydration_batch_size": 1})
@@ -138,8 +138,7 @@ def _(t):
     if clone.status().hydrated != stopped:
         raise Failure(f"it stood at {stopped}, now {clone.status().text}")
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -178,8 +177,7 @@ def _(t):
     before = clone.device.info().event_nr
     waiting = t.background(lambda: clone.device.wait(before))
     waiting.must_block(0.3, "waiting for an event")
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     waiting.wait(5, "waiting for the event")
     time.sleep(0.5)
     if clone.device.info().event_nr != before + 1:
@@ -210,8 +208,7 @@ def _(t):
     before = clone.device.info().event_nr
     waiting = t.background(lambda: clone.device.wait(before))
     clone.meta.heal()
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.until_mode("rw")
     waiting.wait(5, "waiting for the event")
 
@@ -229,7 +226,7 @@ def stacks_of(command):
             pass                                # it has ended
 
 
-@test("dmsetup wait and dmsetup message work as people use them")
+@test("dmsetup wait and dmsetup message work")
 def _(t):
     clone = t.idle_clone()
     waiting = t.background(lambda: t.run("dmsetup", "wait", clone.name))
@@ -255,7 +252,7 @@ def _(t):
     t.note(f"{seconds * 1000:.0f} us each")
 
 
-@test("status counts what is in copy")
+@test("status counts the regions in copy")
 def _(t):
     clone = t.clone(active=False, core={"hydration_threshold": 3,
                                         "hydration_batch_size": 1})
@@ -275,8 +272,7 @@ def _(t):
     b = t.idle_clone(region=64, core={"hydration_threshold": 5})
     a.put(0, 8)
     a.message("hydration_batch_size 8")
-    b.enable_hydration()
-    b.until_hydrated()
+    b.hydrate()
     if a.status().hydrated != 1 or a.status().core["hydration_threshold"] != 3:
         raise Failure(a.status().text)
     if b.status().core["hydration_threshold"] != 5:
@@ -285,7 +281,7 @@ def _(t):
     b.check()
 
 
-@test("the module cannot be removed while a clone is there, and can be after")
+@test("the module cannot be removed while a clone exists, and can be afterwards")
 def _(t):
     modules.need_file(t)
     with open("/proc/modules", encoding="ascii") as f:

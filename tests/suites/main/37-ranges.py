@@ -46,8 +46,7 @@ def _(t):
     if clone.status().hydrated:
         raise Failure("hydration is not enabled")
     with t.trace(clone.source) as trace:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     reads = sorted(trace.of(clone.source.number, "R"), key=lambda b: b.time)
     at = [bio.sector for bio in reads]
     order = [next(i for i, (first, nr) in enumerate(wanted + [(0, clone.size)])
@@ -69,8 +68,7 @@ def _(t):
             raise Failure(f"{first}+{nr}: {found}, not {expected}")
     for _ in range(200):
         missing(clone, 0, 4 * MIB)
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     if missing(clone, 0, 4 * MIB):
         raise Failure("nothing is missing")
     clone.check()
@@ -103,8 +101,7 @@ def _(t, kind):
         if clone.status().hydrated != 15 + 32 + 1:
             raise Failure(f"parts of regions: {clone.status().text}")
         clone.check()
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     clone.check()
     skipped = 15 * 64 + MIB + 64
     if clone.stats()["bytes_zeroed"] != skipped * 512 or \
@@ -117,7 +114,7 @@ def _(t, kind):
     clone.check_left_behind()
 
 
-@test("skip while suspended is done after resume, and then it is found again", ours=OURS)
+@test("a skip while suspended is done after resume, and found in the next life", ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, MIB)])
     clone.device.suspend()
@@ -154,7 +151,7 @@ def _(t, region, kind):
     clone.check_left_behind()
 
 
-@test("skip gives way to who has the regions already", ours=OURS)
+@test("a skip leaves regions to those who have claimed them", ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, MIB)], region=128)
     clone.dest.hold()
@@ -178,8 +175,7 @@ def _(t):
     clone.check()
     clone.expect(hydrated=0)
     clone.dest.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -195,7 +191,7 @@ def work_of_skip(t, clone, first, nr):
 ZEROED = ["no_hydration", "zeroed_destination"]
 
 
-@test("nothing is read or written to skip regions of a zeroed destination, while it is new",
+@test("skipping regions of a new zeroed destination reads and writes nothing",
       ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, 3 * MIB)], features=ZEROED, former=0)
@@ -217,7 +213,7 @@ def _(t):
     clone.check()
 
 
-@test("that a destination is zeroed is forgotten by a crash, and by a table that doesn't say so",
+@test("a crash, and a table that does not say so, end that a destination counts as zeroed",
       ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, 4 * MIB)], features=ZEROED, former=0)
@@ -262,14 +258,13 @@ def _(t):
     clone.expect(mode="ro")
     t.fails(lambda: clone.block.put(0, 8, 33), errno.EIO, what="a write that hydrates")
     clone.meta.heal()
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.expect(mode="rw")
     clone.put(0, 8)
     clone.check()
 
 
-@test("a zeroed destination is one no longer when a write has failed", ours=OURS)
+@test("a destination no longer counts as zeroed after a write has failed", ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, 3 * MIB)], features=ZEROED, former=0)
     clone.dest.fail_range(512, 8)
@@ -295,12 +290,11 @@ def _(t):
         raise Failure(str(trace.bios))
     clone.model.set(0, MIB, 0)
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("without being told, the destination is not taken for zeroed", ours=OURS)
+@test("without the argument the destination does not count as zeroed", ours=OURS)
 def _(t):
     clone = sparse_clone(t, [(0, MIB)])
     if not work_of_skip(t, clone, 0, MIB):

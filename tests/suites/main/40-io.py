@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is read is what was written: random I/O against a model, in all seasons."""
+"""What is read is what was written: random I/O against a model, all life long."""
 
 import time
 
@@ -190,14 +190,13 @@ def _(t):
         raise Failure(f"I/O at the destination: {trace.of(clone.dest.number)[:5]}")
     with t.trace(clone.source, clone.dest) as trace:
         clone.random_io(ops=200).run()
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
         clone.random_io(ops=200).run()
     if trace.writes(clone.source.number):
         raise Failure(f"writes at the source: {trace.writes(clone.source.number)[:5]}")
 
 
-@test("once all is hydrated the source is not read any more")
+@test("once all is hydrated the source is no longer read")
 def _(t):
     clone = t.clone(region=8)
     clone.until_hydrated()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Discards and write zeroes: no copy, no leak of what the destination held."""
+"""Discards and write-zeroes: no copy, no leak of what the destination held."""
 
 import errno
 import time
@@ -50,7 +50,7 @@ def _(t, kind):
     clone.check()
 
 
-@all_kinds("the ends of a discard that are no whole regions stay as they are: {kind}")
+@all_kinds("the ends of a discard that cover only parts of regions stay as they are: {kind}")
 def _(t, kind):
     region = 128
     clone = t.idle_clone(region=region, kind=kind)
@@ -79,7 +79,7 @@ def _(t, kind):
     clone.check()
 
 
-@all_kinds("a discard over hydrated and unhydrated regions in turn: {kind}")
+@all_kinds("a discard over hydrated and unhydrated regions by turns: {kind}")
 def _(t, kind):
     region = 16
     clone = t.idle_clone(region=region, size=MIB, kind=kind)
@@ -97,8 +97,8 @@ def _(t, kind):
     clone.check()
 
 
-@test("discards go down to a destination that supports them, and only whole regions "
-      "of those not hydrated")
+@test("discards are passed down if the destination takes them, of unhydrated regions only "
+      "whole ones")
 def _(t):
     region = 128
     clone = t.idle_clone(region=region, kind="null")
@@ -110,7 +110,7 @@ def _(t):
         raise Failure(f"discards of (sector, length) {got}")
 
 
-@test("a discard of part of a hydrated region goes down",
+@test("a discard of part of a hydrated region is passed down",
       ours="it passes down whole regions only")
 def _(t):
     clone = t.idle_clone(region=128, kind="null")
@@ -171,7 +171,7 @@ def _(t):
     clone.check_left_behind()
 
 
-@test("without discard at the destination a discard of hydrated data changes nothing")
+@test("a discard of hydrated data changes nothing if the destination takes no discards")
 def _(t):
     clone = t.idle_clone(region=128, kind="ram")
     clone.put(0, 1024)
@@ -179,7 +179,7 @@ def _(t):
     clone.check()
 
 
-@test("what a discard left can be written again: {kind}", kind=KINDS)
+@test("discarded regions can be written again: {kind}", kind=KINDS)
 def _(t, kind):
     region = 128
     clone = t.idle_clone(region=region, kind=kind)
@@ -205,7 +205,7 @@ def _(t):
     clone.check()
 
 
-@test("a discard meets a copy in flight: what is written after it stays ({how})",
+@test("a discard meets a copy in flight: a write after it stays ({how})",
       defect="the copy overwrites what was written after the discard",
       how={"slow source": "delay", "held source": "hold"})
 def _(t, how):
@@ -283,7 +283,7 @@ def _(t, kind):
     clone.check()
 
 
-@test("write zeroes over whole regions needs no copy and leaves zeroes: {kind}",
+@test("write-zeroes of whole regions needs no copy and leaves zeroes: {kind}",
       kind=KINDS)
 def _(t, kind):
     clone = t.idle_clone(region=128, kind=kind)
@@ -296,7 +296,7 @@ def _(t, kind):
     clone.check()
 
 
-@test("write zeroes over parts of regions leaves the rest as it was: {kind}",
+@test("write-zeroes of parts of regions leaves the rest as it was: {kind}",
       kind=KINDS)
 def _(t, kind):
     clone = t.idle_clone(region=128, kind=kind)
@@ -308,7 +308,7 @@ def _(t, kind):
     clone.check()
 
 
-@test("write zeroes goes down as such where the destination has it",
+@test("write-zeroes is passed down if the destination has it",
       ours="it offers none")
 def _(t):
     # A loop device may only have what its file system has.
@@ -325,14 +325,14 @@ def _(t):
     clone.check()
 
 
-@test("secure erase is not offered: it's refused, and changes nothing")
+@test("secure erase is not offered: it is refused, and changes nothing")
 def _(t):
     clone = t.idle_clone(region=128, kind="null")
     t.fails(lambda: clone.block.secure_discard(0, 1024), errno.EOPNOTSUPP)
     clone.check()
 
 
-@test("discards in a storm of copies and writes never lose a write", limit=120,
+@test("discards among many copies and writes never lose a write", limit=120,
       defect="copies overwrite what was written after a discard")
 def _(t):
     weights = {"read": 10, "write": 45, "discard": 45, "zero": 0, "fua": 0, "flush": 0}
@@ -351,7 +351,7 @@ def _(t):
         clone.check_left_behind()
 
 
-@all_kinds("the last region may be short, and can be discarded whole: {kind}")
+@all_kinds("a short last region can be discarded as a whole: {kind}")
 def _(t, kind):
     region, size = 128, 10 * 128 + 24
     clone = t.idle_clone(region=region, size=size, kind=kind)
@@ -365,12 +365,11 @@ def _(t, kind):
     clone.check()
     clone.reactivate()
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("stamps tell the source from the destination's past")
+@test("stamps tell the source's data from the destination's old data")
 def _(t):
     clone = t.idle_clone(region=8, size=64)
     if clone.get(0) != [SOURCE] or clone.dest.block.get(0) != [FORMER]:

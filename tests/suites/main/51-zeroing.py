@@ -25,8 +25,9 @@ def discard_all(t, clone):
     clone.until(lambda s: s.hydrating, "zeroing")
 
 
-@test("a long discard does not wait for the destination, and is made good later: "
-      "{kind} destination", ours=OURS, kind=["ram", "null", "loop"])
+@test("a long discard does not wait for the destination, and is done later: {kind} "
+      "destination",
+      ours=OURS, kind=["ram", "null", "loop"])
 def _(t, kind):
     clone = t.idle_clone(region=128, size=LONG, kind=kind)
     clone.dest.hold()
@@ -45,7 +46,7 @@ def _(t, kind):
     clone.check_left_behind()
 
 
-@test("writes into a long discard don't wait for its end, nor for the source", ours=OURS)
+@test("writes into a long discard wait neither for its end nor for the source", ours=OURS)
 def _(t):
     clone = held_clone(t)
     discard_all(t, clone)
@@ -67,7 +68,7 @@ def _(t):
     clone.check_left_behind()
 
 
-@test("a write into what is being zeroed waits for a piece of it only", ours=OURS)
+@test("a write into what is being zeroed waits for a step of it only", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=128, size=LONG)
     clone.dest.delay(50, 50)
@@ -145,8 +146,9 @@ def _(t):
     clone.check()
 
 
-@test("hydration goes on when zeroing ends that had it wait beside user I/O, "
-      "{kind} destination", ours=OURS, kind=["ram", "loop"])
+@test("hydration that waits for zeroing beside user I/O goes on after it, {kind} "
+      "destination",
+      ours=OURS, kind=["ram", "loop"])
 def _(t, kind):
     clone = t.idle_clone(region=128, size=8 * MIB, kind=kind)
     clone.dest.hold_range(0, 8)
@@ -167,7 +169,7 @@ def _(t, kind):
     clone.check()
 
 
-@test("what zeroing leaves to a write that fails meanwhile is copied", ours=OURS)
+@test("a region that zeroing has left to a write is copied when the write fails", ours=OURS)
 def _(t):
     with modules.halting(t) as halts:
         clone = t.idle_clone(region=128, size=4 * MIB)
@@ -189,7 +191,7 @@ def _(t):
         clone.check()
 
 
-@test("a long discard takes no short way when the destination ceases to be zeroed",
+@test("a waiting long discard is zeroed after all if the destination ceases to be zeroed",
       ours=OURS)
 def _(t):
     clone = t.clone(region=128, size=8 * MIB, former=0,
@@ -212,7 +214,7 @@ def _(t):
     clone.check()
 
 
-@test("reads don't hydrate what is to be zeroed", ours=OURS)
+@test("reads do not hydrate what is to be zeroed", ours=OURS)
 def _(t):
     clone = held_clone(t)
     clone.reload(features=["no_hydration", "hydrate_on_read"])
@@ -289,7 +291,7 @@ def trimmed(t, dest):
     return clone, where
 
 
-@test("fstrim of more free space than a thin pool has: nothing is provisioned", ours=OURS)
+@test("fstrim of more space than a thin pool has provisions nothing", ours=OURS)
 def _(t):
     dest, pool = thin_disk(t, 1024 * MIB, 32 * MIB)
     clone, where = trimmed(t, dest)
@@ -362,8 +364,7 @@ def _(t):
     weights = {"read": 10, "write": 20, "discard": 70, "zero": 0, "fua": 0, "flush": 0}
     clone.random_io(ops=600, threads=16, max_sectors=4096, align=8, weights=weights).run()
     clone.dest.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -390,8 +391,7 @@ def _(t, region):
     pitch = 20 * BLOCK
     clone = clone_of_sparse(t, sparse_source(t, LONG, BLOCK, pitch), BLOCK, pitch,
                             region=region, dest=dest, former=None)
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     blocks = -(-LONG // pitch)
     if pool.used != blocks:
         raise Failure(f"{pool.used} blocks of the pool are in use for {blocks} of data")
@@ -402,8 +402,9 @@ def _(t, region):
     clone.check_left_behind()
 
 
-@test("zeroes of the source are zeroes in a destination that held something else, "
-      "{region} regions, {kind} destination", ours="it copies zeroes",
+@test("zeroes of the source are zeroes in a destination that held other data, {region} "
+      "regions, {kind} destination",
+      ours="it copies zeroes",
       region=[8, 2048], kind=["ram", "null", "loop"])
 def _(t, region, kind):
     pitch = 3 * 8 + 5
@@ -411,8 +412,7 @@ def _(t, region, kind):
                             region=region, kind=kind)
     clone.put(4 * MIB + 1, 3)                   # has the rest of its region copied
     with t.trace(clone.dest) as trace:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     commands = trace.of(clone.dest.number, "N")
     if bool(commands) != (kind == "loop"):
         raise Failure(f"write-zeroes: {commands[:8]}")
@@ -429,8 +429,7 @@ def _(t):
                             former=0)
     clone.reload(features=["no_hydration", "zeroed_destination"])
     with t.trace(clone.dest) as trace:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     sent = sum(bio.nr for bio in trace.of(clone.dest.number) if bio.nr)
     if sent != -(-16 * MIB // pitch) * BLOCK:
         raise Failure(f"{sent} sectors: {trace.bios[:8]}")

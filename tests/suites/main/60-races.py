@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One change of a region at a time: who comes second waits, then looks again.
+"""One change of a region at a time: whoever is second waits, then looks again.
 
-A disk that is held keeps a copy, an overwrite or a commit in flight for as long
-as a test likes; what is driven into it meanwhile is then no matter of luck.
+A disk that is held keeps a copy, an overwrite or a commit in flight for as long as a
+test likes: what meets it then is not left to chance.
 """
 
 import time
@@ -48,18 +48,6 @@ def settle(clone, first, nr, stamps):
         clone.model.set(sector, 1, found)
 
 
-def finish(clone):
-    clone.source.heal()
-    clone.dest.heal()
-    clone.enable_hydration()
-    clone.check()
-    clone.until_hydrated()
-    clone.until(lambda s: not s.hydrating, "the end of all copies")
-    clone.check()
-    clone.deactivate()
-    clone.check_left_behind()
-
-
 @test("a write to part of a region in copy waits and then wins: {region}",
       region=REGIONS)
 def _(t, region):
@@ -68,7 +56,7 @@ def _(t, region):
     write.must_block(0.4, "a write to a region in copy")
     clone.source.release()
     write.wait()
-    finish(clone)
+    clone.finish()
 
 
 @test("a write of a whole region in copy waits and then wins: {region}",
@@ -79,17 +67,17 @@ def _(t, region):
     write.join(0.4)
     clone.source.release()
     write.wait()
-    finish(clone)
+    clone.finish()
 
 
-@test("a write over many regions, some of them in copy, waits for those only")
+@test("a write over many regions, some of them in copy, waits for these only")
 def _(t):
     clone = copying(t, region=8, size=512)
     write = t.background(lambda: clone.put(4, 500))
     write.join(0.4)
     clone.source.release()
     write.wait()
-    finish(clone)
+    clone.finish()
 
 
 @test("a write to another region does not wait for the copy in flight")
@@ -97,7 +85,7 @@ def _(t):
     clone = copying(t, region=8, size=MIB)
     t.within(10, lambda: clone.put(MIB - 64, 8), "a write of another region")
     t.within(10, lambda: clone.put(MIB - 128, 64), "a write of other regions")
-    finish(clone)
+    clone.finish()
 
 
 @test("a flush does not wait for the copy in flight")
@@ -105,7 +93,7 @@ def _(t):
     clone = copying(t, region=8, size=MIB)
     clone.put(MIB - 64, 8)
     t.within(10, clone.flush, "a flush")
-    finish(clone)
+    clone.finish()
 
 
 @test("reads of hydrated regions go on while copies and commits are in flight")
@@ -118,7 +106,7 @@ def _(t):
     t.within(10, lambda: clone.get(MIB - 64, 32), "a read")
     t.within(10, lambda: clone.put(MIB - 64, 8), "a write to a hydrated region")
     clone.meta.heal()
-    finish(clone)
+    clone.finish()
 
 
 @test("two writers of one region: both writes are kept, the region is copied once")
@@ -139,7 +127,7 @@ def _(t):
     if read != 124:
         raise Failure(f"{read} sectors of the source were read, not the 124 that a write of "
                       "4 leaves of 128")
-    finish(clone)
+    clone.finish()
 
 
 @test("many writers in one region, many times over", limit=120)
@@ -147,7 +135,7 @@ def _(t):
     clone = t.idle_clone(region=128, size=4 * MIB)
     weights = {"read": 5, "write": 90, "discard": 0, "zero": 3, "fua": 2, "flush": 0}
     clone.random_io(ops=1500, threads=24, max_sectors=8, weights=weights).run()
-    finish(clone)
+    clone.finish()
 
 
 @test("overlapping writers: each sector is one of them, and stays")
@@ -160,10 +148,10 @@ def _(t):
             for job in jobs:
                 job.wait()
             settle(clone, place + 3, 200, (40, 41, 42))
-        finish(clone)
+        clone.finish()
 
 
-@test("an overwrite in flight and a write to part of the same region: both count")
+@test("an overwrite in flight and a write to part of its region both count")
 def _(t):
     clone = t.idle_clone(region=128, size=MIB)
     clone.dest.hold()
@@ -179,10 +167,10 @@ def _(t):
     if found not in ([50] * 4, [51] * 4):
         raise Failure(str(found))
     clone.model.set(130, 4, found[0])
-    finish(clone)
+    clone.finish()
 
 
-@test("an overwrite in flight: reads show old or new, and new once it was acknowledged")
+@test("an overwrite in flight: reads show old or new data, and new once it is acknowledged")
 def _(t):
     clone = t.idle_clone(region=8, size=MIB)
     clone.dest.hold()
@@ -193,7 +181,7 @@ def _(t):
     clone.dest.release()
     write.wait()
     clone.model.set(0, 8, 50)
-    finish(clone)
+    clone.finish()
 
 
 @test("an overwrite in flight is not undone by a background copy")
@@ -206,10 +194,10 @@ def _(t):
     time.sleep(0.5)
     clone.dest.release()
     write.wait()
-    finish(clone)
+    clone.finish()
 
 
-@test("a discard and an overwrite in flight: either counts, and it stays so")
+@test("a discard and an overwrite in flight: either wins, and stays")
 def _(t):
     for first in "write", "discard":
         clone = t.idle_clone(region=128, size=MIB, kind="null")
@@ -227,19 +215,19 @@ def _(t):
             if stamp not in (50, ZERO):
                 raise Failure(f"sector {i} holds stamp {stamp}")
             clone.model.set(i, 1, stamp)
-        finish(clone)
+        clone.finish()
 
 
 @test("a discard waits for the overwrite of its region, or the other way round, "
-      "but not for ever")
+      "but not forever")
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB, kind="null")
     weights = {"read": 0, "write": 50, "discard": 50, "zero": 0, "fua": 0, "flush": 0}
     clone.random_io(ops=1500, threads=16, max_sectors=64, weights=weights).run()
-    finish(clone)
+    clone.finish()
 
 
-@test("sixteen writers wait for one copy, and all go on")
+@test("sixteen writes that wait for one copy all go on")
 def _(t):
     clone = copying(t, region=2048, size=4 * 2048)
     jobs = [t.background(lambda i=i: clone.put(i * 100, 1 + i)) for i in range(16)]
@@ -247,10 +235,10 @@ def _(t):
     clone.source.release()
     for job in jobs:
         job.wait()
-    finish(clone)
+    clone.finish()
 
 
-@test("writers of overlapping ranges of regions do not wait for each other in a circle")
+@test("writes to overlapping ranges of regions do not wait for each other in a circle")
 def _(t):
     clone = t.idle_clone(region=8, size=MIB)
     clone.source.delay(2)
@@ -265,8 +253,7 @@ def _(t):
     for sector, found in enumerate(clone.get(0, MIB)):
         if found != SOURCE:
             settle(clone, sector, 1, written)
-    clone.source.heal()
-    finish(clone)
+    clone.finish()
 
 
 @test("a background copy does not begin in a region that is being written")
@@ -286,10 +273,10 @@ def _(t):
                if 128 <= b.sector < 256 and b.nr <= 128)
     if read > 128:
         raise Failure(f"{read} sectors were read for a region of 128")
-    finish(clone)
+    clone.finish()
 
 
-@test("a read that began before a write sees old or new, never the destination's past")
+@test("a read that began before a write sees old or new data, never the destination's")
 def _(t):
     clone = t.idle_clone(region=8, size=MIB)
     clone.source.delay(30)
@@ -299,16 +286,14 @@ def _(t):
         stamp = clone.put(place, 64)
         if set(read.wait()) - {SOURCE, stamp}:
             raise Failure(f"the read saw {set(read.wait())}")
-    clone.source.heal()
-    finish(clone)
+    clone.finish()
 
 
 @test("the source is read at most once for what the background copies")
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
     with t.trace(clone.source) as trace:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     read = sum(b.nr for b in trace.of(clone.source.number, "R"))
     if read != clone.size:
         raise Failure(f"{read} sectors read for a source of {clone.size}")

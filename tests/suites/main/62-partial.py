@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A write to a part of an unhydrated region has two halves: the write itself, and
-the copy of what it leaves. They go their way at once; the region is hydrated, and
-the write acknowledged, when both have ended well.
+the copy of the rest. They run at once; the region is hydrated, and the write is
+acknowledged, when both have ended well.
 """
 
 import errno
@@ -15,7 +15,7 @@ WHOLE = "it copies the whole region first"
 
 REGIONS = {"64 KiB": 128, "1 MiB": 2048}
 # Where in its region a write is; of negative ones from the end.
-PLACES = {"the begin": (0, 8), "the middle": (40, 9), "the end": (-8, 8), "all but a sector": (1, -1)}
+PLACES = {"the beginning": (0, 8), "the middle": (40, 9), "the end": (-8, 8), "all but a sector": (1, -1)}
 
 
 def place_of(first, nr, region, begin):
@@ -67,7 +67,7 @@ def _(t):
     clone.check()
 
 
-@test("a large write copies only what it leaves of the regions at its ends", defect=WHOLE)
+@test("a large write copies only the rest of the regions at its ends", defect=WHOLE)
 def _(t):
     clone = t.idle_clone(region=128)
     with t.trace(clone.source, clone.dest) as trace:
@@ -77,7 +77,7 @@ def _(t):
     clone.check()
 
 
-@test("zeroes to a part of a region: the rest is copied, and nothing twice", defect=WHOLE)
+@test("write-zeroes to a part of a region: the rest is copied, and nothing twice", defect=WHOLE)
 def _(t):
     clone = t.idle_clone(region=128, kind="null")
     with t.trace(clone.source) as trace:
@@ -102,7 +102,7 @@ def half_done(t, **args):
     return clone, write
 
 
-@test("one half is there: reads show the source's, until the write is acknowledged",
+@test("one half has ended: reads show the source's data until the write is acknowledged",
       ours="it copies before it writes")
 def _(t):
     clone, write = half_done(t)
@@ -117,7 +117,7 @@ def _(t):
     clone.until(lambda s: not s.hydrating, "the end of all copies")
 
 
-@test("one half is there: another write to the region waits, and then wins",
+@test("one half has ended: another write to the region waits, and then wins",
       ours="it copies before it writes")
 def _(t):
     clone, write = half_done(t)
@@ -131,7 +131,7 @@ def _(t):
     clone.check()
 
 
-@test("one half is there: a suspend waits for the other",
+@test("one half has ended: a suspend waits for the other",
       ours="it copies before it writes")
 def _(t):
     clone, write = half_done(t)
@@ -177,7 +177,7 @@ def in_flight(disk):
         return any(int(word) for word in f.read().split())
 
 
-@test("a write does not wait for the source before it is sent itself",
+@test("a partial write is sent without waiting for the source",
       ours="it copies before it writes")
 def _(t):
     source = t.source(MIB, "null", busy_ms=100)
@@ -209,7 +209,7 @@ def _(t):
     clone.check()
 
 
-@test("what was written and what was copied are counted apart")
+@test("written and copied sectors are counted separately")
 def _(t):
     clone = t.idle_clone(region=128, size=4 * MIB)
     clone.put(140, 8)

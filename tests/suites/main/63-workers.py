@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A device that takes no more requests blocks whoever submits to it. That must be no
-worker that others need, who can do without this device.
+"""A device that takes no more requests blocks whoever submits to it. That must not be a
+worker that is needed by those that can do without this device.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def _(t):
     clone.check()
 
 
-@test("discards that hang, however many, are in the way of no write elsewhere",
+@test("discards that hang, however many, hold up no write elsewhere",
       ours="it never zeroes")
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)

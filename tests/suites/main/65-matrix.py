@@ -248,7 +248,7 @@ def one_pair(rig, hold, driven, region, number):
 
 
 @test("held: {hold}; every other operation is driven in", limit=120,
-      ours="its known races would hide all else",
+      ours="its known races would hide everything else",
       hold={h.name: h for h in HOLDS})
 def _(t, hold):
     rig = matrix.Rig(t, hold.kind)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The memory of data that is being copied: bounded for all clones together, and held
-for no longer than it is needed.
+"""Memory for data that is being copied: bounded for all clones together, and held
+no longer than it is needed.
 """
 
 from lib.blk import MIB
@@ -54,7 +54,7 @@ def fleet(t, size, **args):
     return [t.clone(region=128, size=size, active=False, **args) for _ in range(NR)]
 
 
-@test("twenty clones that hydrate: their memory is bounded together, and then given back",
+@test("twenty hydrating clones share one bound of memory, and give it back",
       ours=OURS)
 def _(t):
     clones = fleet(t, 16 * MIB)
@@ -106,7 +106,7 @@ def _(t):
         hung.check()
 
 
-@test("without any memory for it clones hydrate and are written to, with their reserves",
+@test("without memory clones still hydrate and take writes, with their reserves",
       ours=OURS)
 def _(t):
     with Limited(1):

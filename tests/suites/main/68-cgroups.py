@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""I/O is charged to the cgroup that it came from, whoever sends it on."""
+"""I/O is charged to the cgroup that it came from, whoever submits it."""
 
 import os
 

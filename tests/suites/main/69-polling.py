@@ -32,7 +32,7 @@ def read_polled(path, nr=8):
     return bytes(data)
 
 
-@test("polling is not offered, whatever the destination can do, until it's a linear device")
+@test("polling is not offered before the swap to linear, whatever the destination can do")
 def _(t):
     dest = t.disk(SIZE, "null", fill=FORMER, what="dest", **POLLED)
     if not offers_polling(dest.device):
@@ -43,8 +43,7 @@ def _(t):
             raise Failure(f"{what} offers polling")
         if read_polled(clone.path) != clone.source.block.read(0, 8):
             raise Failure(f"{what}: a polled read returns something else")
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
         if "reloaded" not in what and "done" in what:
             clone.reload()
     clone.check()

@@ -56,8 +56,7 @@ def _(t, what):
     hydrated, operation = what
     clone = t.idle_clone(region=8, size=16 * MIB)
     if hydrated:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     disk = clone.dest if hydrated else clone.source
     ours = cost(t, disk, lambda: operation(clone.block))
     clone.deactivate()
@@ -104,7 +103,7 @@ def _(t):
     clone.check()
 
 
-@test("a discard of 8 MiB over 4 KiB regions is few bios")
+@test("a discard of 8 MiB over 4 KiB regions sends few bios")
 def _(t):
     clone = t.idle_clone(region=8, size=16 * MIB, kind="null")
     with t.trace(clone.dest) as trace:
@@ -115,12 +114,11 @@ def _(t):
         raise Failure(f"{bios} discards for one of 8 MiB")
 
 
-@test("hydrating costs no more than each sector read once and written once")
+@test("hydration reads and writes each sector once")
 def _(t):
     clone = t.idle_clone(region=8, size=8 * MIB)
     with t.trace(clone.source, clone.dest) as trace:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     read = sum(b.nr for b in trace.of(clone.source.number, "R"))
     written = sum(b.nr for b in trace.writes(clone.dest.number))
     if (read, written) != (clone.size, clone.size):
@@ -272,7 +270,7 @@ def _(t, requests):
         raise Failure(f"{n} commits for 20 in {trace.seconds:.1f} s")
 
 
-@test("a flush in the middle of hydration commits what the user wrote into new regions")
+@test("a flush during hydration commits what the user wrote to unhydrated regions")
 def _(t):
     clone = t.idle_clone(region=8, size=8 * MIB,
                          core={"hydration_threshold": 2, "hydration_batch_size": 1})
@@ -286,7 +284,7 @@ def _(t):
             raise Failure(f"region {region} is not hydrated on disk")
 
 
-@test("a write into a region that hydration has just copied is durable after a flush")
+@test("a write to a region that hydration has just copied is durable after a flush")
 def _(t):
     clone = t.clone(region=8, size=256)
     clone.until_hydrated()                  # most likely not committed yet
@@ -299,7 +297,7 @@ def _(t):
             raise Failure(f"region {region} is not hydrated on disk")
 
 
-@test("a write into a region that was copied a moment ago is durable after a flush",
+@test("a write to a region that was copied a moment ago is durable after a flush",
       limit=180)
 def _(t):
     clone = t.idle_clone(region=8, size=8 * MIB,
@@ -434,7 +432,7 @@ def _(t):
         raise Failure(f"{trace.bios}")
 
 
-@test("a flush need not disturb the source")
+@test("a flush does not reach the source")
 def _(t):
     source = t.source(4 * MIB, kind="null")
     clone = t.idle_clone(source=source)
@@ -513,8 +511,9 @@ def _(t):
     t.note(f"{len(trace.commits(clone.meta.number))} commits for {len(fua)} writes")
 
 
-@test("an activation writes one block of metadata and flushes it once, {what}; a new table "
-      "nothing", ours="it does not write it",
+@test("an activation writes one block of metadata and flushes once, {what}; a new table "
+      "writes none",
+      ours="it does not write it",
       what={"hydration goes on": False, "all is hydrated": True})
 def _(t, what):
     clone = t.idle_clone(region=8, meta=t.metadata(kind="null"))
@@ -586,7 +585,7 @@ class Large:
         return len(trace.commits(self.meta.number))
 
 
-@test("the least metadata that's accepted, low words dirtied anew with each transaction: a "
+@test("the least metadata that is accepted, low words made dirty in each transaction: a "
       "flush takes no more of them than there are blocks to write", limit=120,
       ours="it runs out of room")
 def _(t):

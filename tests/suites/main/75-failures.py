@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Metadata, destination and source failing: nothing acknowledged is lost, the
-request that met the error hears of it, and there is a way back."""
+"""Metadata, destination and source fail: nothing acknowledged is lost, the request
+that met the error hears of it, and there is a way back."""
 
 import errno
 import time
@@ -38,7 +38,7 @@ HOW = {"writes": "writes", "everything": "all"}
 # The metadata device
 
 
-@test("the metadata fails ({how}): what was written is still what is read",
+@test("the metadata fails ({how}): reads still return what was written",
       how=HOW, defect=LOST)
 def _(t, how):
     clone = t.idle_clone(region=8)
@@ -69,7 +69,7 @@ def _(t):
     t.note(f"{load.done} operations, {load.errors()} errors")
 
 
-@test("the metadata fails while hydration runs: the device stays right",
+@test("the metadata fails during hydration: reads are right",
       limit=90, defect=LOST)
 def _(t):
     clone = t.clone(region=8, size=4 * MIB, active=False,
@@ -165,8 +165,7 @@ def _(t):
         clone.until_mode("ro|Fail")
         t.fails(clone.flush)
         clone.meta.heal()
-        clone.device.suspend()
-        clone.device.resume()
+        clone.device.suspend_resume()
         clone.until_mode("rw")
         clone.check()
         clone.put(2048, 9)
@@ -175,7 +174,7 @@ def _(t):
         clone.finish()
 
 
-@test("the metadata is back, but suspend and resume while it is still gone do no harm",
+@test("suspend and resume while the metadata is gone do no harm, and it comes back",
       ours="it stays as it is")
 def _(t):
     clone = t.idle_clone(region=8)
@@ -189,8 +188,7 @@ def _(t):
         t.within(10, clone.device.resume, "resume")
         clone.check()
     clone.meta.heal()
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.until_mode("rw")
     clone.flush()
     clone.reactivate()
@@ -265,14 +263,13 @@ class TwoSuperblocks:
 
 
 @test("a flush of the metadata fails after the superblock's write, and so do attempts to "
-      "recover: the superblock before it is as good as ever", ours="it has no way back")
+      "recover: the previous superblock stays good", ours="it has no way back")
 def _(t):
     two = TwoSuperblocks(t)
     two.fail_flush()
     two.cut_power()
     for _ in range(3):
-        two.clone.device.suspend()
-        two.clone.device.resume()
+        two.clone.device.suspend_resume()
         two.clone.until_mode("ro|Fail")
         two.clone.check()
         two.cut_power()
@@ -294,8 +291,7 @@ def _(t):
     two.fail_flush()
     two.meta.flushes.heal()
     with t.trace(two.meta) as trace:
-        two.clone.device.suspend()
-        two.clone.device.resume()
+        two.clone.device.suspend_resume()
         two.clone.until_mode("rw")
     changes = [b for b in trace.of(two.meta.number) if b.writes]
     first = trace.bios.index(changes[0])
@@ -308,7 +304,7 @@ def _(t):
 
 
 @test("a superblock that {how} is read, built upon, and power is cut: the one that is left "
-      "is good, and has what was flushed", ours="it takes what it reads for what is there",
+      "is good, and covers what was flushed", ours="it trusts what it reads",
       how={"a reset has left in a cache": False, "a failed flush has left in a cache": True})
 def _(t, how):
     two = TwoSuperblocks(t)
@@ -336,7 +332,7 @@ def _(t, how):
 
 
 @test("a superblock that a failed flush has left in a cache says that all is hydrated: power "
-      "is cut, and what was flushed is found", ours="it takes what it reads for what is there")
+      "is cut, and what was flushed is found", ours="it trusts what it reads")
 def _(t):
     two = TwoSuperblocks(t)
     clone = two.clone
@@ -355,7 +351,7 @@ def _(t):
     two.activate_with(two.left_by_power_cut())
 
 
-@test("the superblock cannot be written again by an activation, {what}: ro, and flushes fail; "
+@test("an activation cannot write the superblock again, {what}: ro, and flushes fail; "
       "rw after resume", ours="it does not write it",
       what={"hydration goes on": False, "all is hydrated": True})
 def _(t, what):
@@ -370,14 +366,12 @@ def _(t, what):
     t.fails(clone.flush, errno.EIO, what="a flush")
     if not what:
         t.fails(lambda: clone.block.put(512, 8, 20), errno.EIO, what="a write")
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.until_mode("ro")
     t.fails(clone.flush, errno.EIO, what="a flush")
     clone.check()
     clone.meta.heal()
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.until_mode("rw")
     clone.put(512, 8)
     clone.flush()
@@ -387,7 +381,7 @@ def _(t, what):
     clone.check()
 
 
-@test("the metadata fails, the device is removed, the metadata is back: "
+@test("the metadata fails, the clone is removed, the metadata is back: "
       "what was flushed is there")
 def _(t):
     clone = t.idle_clone(region=8)
@@ -467,7 +461,7 @@ def _(t):
     t.note(f"{accepted[0]} blocks are enough" if accepted else "none accepted")
 
 
-@test("a metadata device that shrinks behind the clone's back fails the clone only",
+@test("a metadata device that shrinks under a clone fails the clone only",
       ours="it takes the kernel down with it")
 def _(t):
     clone = t.idle_clone(meta=t.metadata(4096), size=64 * MIB, source=t.disk(64 * MIB),
@@ -490,7 +484,7 @@ def _(t):
 # The source
 
 
-@test("the source fails: reads from it get errors, hydrated regions do not care")
+@test("the source fails: reads from it get errors, hydrated regions none")
 def _(t):
     clone = t.idle_clone(region=8)
     clone.put(0, 64)
@@ -526,8 +520,7 @@ def _(t):
             t.midway(clone)
     clone.expect(done=False, mode="rw")
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated(60)
+    clone.hydrate(60)
     clone.check()
 
 
@@ -559,8 +552,7 @@ def _(t):
         time.sleep(0.1)
         clone.source.heal()
     load.stop()
-    clone.enable_hydration()
-    clone.until_hydrated(60)
+    clone.hydrate(60)
     clone.check()
 
 
@@ -599,7 +591,7 @@ def _(t):
     clone.check()
 
 
-@test("a discard that fails at the destination hydrates nothing and shows nothing of it: {kind}",
+@test("a discard that fails at the destination hydrates nothing and shows no old data: {kind}",
       kind={"a disk with discard": "null", "a disk without": "ram"},
       ours="what the destination held before is shown")
 def _(t, kind):
@@ -615,8 +607,7 @@ def _(t, kind):
     clone.check()
     clone.reactivate()
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -636,8 +627,7 @@ def _(t):
     clone.expect(done=False, mode="rw")
     clone.dest.heal()
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated(60)
+    clone.hydrate(60)
     clone.check()
 
 
@@ -658,7 +648,7 @@ def _(t):
 
 
 @test("a flush that fails at the destination fails, commits nothing, and turns the "
-      "clone ro until it is activated again", ours="it goes on as if nothing were")
+      "clone ro until it is activated again", ours="it goes on as if nothing had happened")
 def _(t):
     clone = t.idle_clone(region=8, kind="null")
     clone.put(0, 8)
@@ -672,8 +662,7 @@ def _(t):
     clone.dest.heal()
     clone.until_mode("ro")
     t.fails(clone.flush, errno.EIO, what="a later flush")
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.expect(mode="ro")
     clone.check()
     clone.deactivate()
@@ -683,7 +672,7 @@ def _(t):
     clone.check()
 
 
-@test("a write-zeroes that the destination refuses is made good, and is no error: {what}",
+@test("a write-zeroes that the destination refuses becomes writes, and is no error: {what}",
       ours="it has no counters", what={"whole regions": (64, 128), "parts of regions": (67, 3)})
 def _(t, what):
     # Files of tmpfs know how to punch holes, but not how to zero a range in place.
@@ -723,7 +712,7 @@ def _(t):
     t.within(15, clone.deactivate, "removal")
 
 
-@test("a suspend does not wait for a source that fails for ever")
+@test("a suspend does not wait for a source that fails forever")
 def _(t):
     clone = t.clone(region=8, size=MIB, active=False)
     clone.source.fail()

@@ -64,7 +64,7 @@ def background_copy(case):
     def over():
         status = clone.status()
         return status.mode != "rw" or status.done or \
-            (not copies and case.stats("regions_failed"))
+            (not copies and case.clone.stats()["regions_failed"])
 
     case.t.until(over, "an end, or a failure, of the copy", PATIENT)
     status = clone.status()         # once: it may fail any moment
@@ -72,7 +72,7 @@ def background_copy(case):
         raise Failure(f"done is {status.done}, {copies} was expected: {status.text}")
     if not copies and status.mode == "rw":
         errors = "read_errors" if case.device == "source" else "write_errors"
-        if not case.stats(errors) or not case.stats("last_error"):
+        if not case.clone.stats()[errors] or not case.clone.stats()["last_error"]:
             raise Failure(f"{errors} are not counted: {clone.message('stats')}")
     case.nothing_arrived((0, FLUSHED[0]))
     case.nothing_arrived((PENDING[0] + PENDING[1], clone.size - 12 * REGION))
@@ -192,7 +192,7 @@ def _(t, device, kind):
 
 
 @test("a flush fails at the destination, nothing is uncommitted: later flushes fail too",
-      ours="it goes on as if nothing were")
+      ours="it goes on as if nothing had happened")
 def _(t):
     rig = Rig(t)
     clone = rig.clone().activate()
@@ -212,10 +212,6 @@ def _(t):
     clone.flush()
 
 
-def stats(clone):
-    return dict(word.split("=") for word in clone.message("stats").split())
-
-
 def lose_copies(t, rig, clone, how):
     """Copies are in the destination's cache, and the flush that is to get them out of
     it fails: that of how(), which is not the clock's."""
@@ -226,7 +222,7 @@ def lose_copies(t, rig, clone, how):
     rig.dest.ail(write=DROP, flush=ERROR)
     clone.enable_hydration()
     clone.until(lambda s: s.hydrated == PLACE[0] // REGION, "copies")
-    if clone.mode() != "rw" or stats(clone)["commits"] != "1":
+    if clone.mode() != "rw" or clone.stats()["commits"] != 1:
         raise Missed(f"the clock's flush came first: {clone.status().text}")
     how()
     rig.dest.heal()                             # the last commit is to find it sound
@@ -234,7 +230,7 @@ def lose_copies(t, rig, clone, how):
 
 
 @test("copies are lost with {flush}: ro, flushes fail, and no lost copy is ever shown",
-      ours="it goes on as if nothing were",
+      ours="it goes on as if nothing had happened",
       flush={"a flush": False, "the flush after a FUA write to what is hydrated": True})
 def _(t, flush):
     rig = Rig(t)
@@ -254,8 +250,7 @@ def _(t, flush):
     clone.model.maybe(*FLUSHED, 21)
     clone.reactivate()
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -267,14 +262,14 @@ def fail_last_commit(t, rig, kind):
     rig.meta.ail(**KINDS[kind])
     event = clone.device.info().event_nr
     wait = t.background(lambda: clone.device.wait(event))
-    if stats(clone)["seconds_left"] == "0":
+    if clone.stats()["seconds_left"] == 0:
         raise Failure("done before it has begun")
     clone.enable_hydration()
     clone.until_mode("ro|Fail")
-    found = stats(clone)
+    found = clone.stats()
     if int(found["bytes_copied"]) < (SIZE - FLUSHED[1]) * 512:
         raise Missed(f"a commit by the clock came before the last copy: {found}")
-    if wait.wait(PATIENT, "dmsetup wait") == event or stats(clone)["seconds_left"] != "0":
+    if wait.wait(PATIENT, "dmsetup wait") == event or clone.stats()["seconds_left"] != 0:
         raise Failure(f"{clone.status().text}, {clone.message('stats')}")
     clone.put(*PLACE)
     return clone
@@ -287,10 +282,9 @@ def _(t, kind):
     clone = fail_last_commit(t, rig, kind)
     event = clone.device.info().event_nr
     rig.heal()
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.until_mode("rw")
-    t.until(lambda: stats(clone)["state"] == "done", "the end")
+    t.until(lambda: clone.stats()["state"] == "done", "the end")
     if clone.device.info().event_nr - event < 2:
         raise Failure("no events of the mode, and of the end")
     clone.check()
@@ -311,14 +305,13 @@ def _(t, kind):
     clone.check()
 
 
-@test("a clone that is done hands flushes on: one that fails is one that fails",
+@test("a clone that is done passes flushes on: one that fails is just that",
       ours="it has other modes")
 def _(t):
     rig = Rig(t)
     clone = rig.clone().activate()
-    clone.enable_hydration()
-    clone.until_hydrated()
-    t.until(lambda: stats(clone)["state"] == "done", "the end")
+    clone.hydrate()
+    t.until(lambda: clone.stats()["state"] == "done", "the end")
     clone.put(*PLACE)
     rig.dest.ail(flush=ERROR)
     t.fails(clone.flush, errno.EIO, what="the flush")
@@ -336,8 +329,8 @@ def _(t):
     clone.check()
 
 
-@test("the metadata device drops writes for a while: right while the clone lives, "
-      "and what a former life committed is there in the next", ours="unknown")
+@test("the metadata device drops writes for a while: reads are right while the clone "
+      "lives, and what an earlier life committed is there in the next", ours="unknown")
 def _(t):
     rig = Rig(t)
     clone = rig.clone().activate()
@@ -363,7 +356,7 @@ def _(t):
 
 
 @test("the metadata device goes and comes back again and again, under load and hydration: "
-      "suspend and resume is all it takes", ours="it stays as it is")
+      "suspend and resume are all it takes", ours="it stays as it is")
 def _(t):
     base = t.metadata(1024, kind="null")        # with a cache: others hear of no flush
     meta = t.add_disk(Ailing(t, base.sectors, disks.Backing(base.path), "meta"))
@@ -376,8 +369,7 @@ def _(t):
         clone.until_mode("ro|Fail")
         t.let_run(load, 40)
         meta.heal()
-        clone.device.suspend()
-        clone.device.resume()
+        clone.device.suspend_resume()
         clone.until_mode("rw")
     t.midway(clone)
     load.stop()
@@ -394,7 +386,8 @@ def another(rig, device):
     return rig.over(base, f"new{device}")
 
 
-@test("{device} is gone and comes back as another device: {how}", ours="a new table reads the metadata anew",
+@test("{device} is gone and comes back as another device: {how}",
+      ours="a new table reads the metadata anew",
       device={"the source": "source", "the destination": "dest"},
       how={"a new table": "table", "activated again": "activate"})
 def _(t, device, how):
@@ -422,8 +415,7 @@ def _(t, device, how):
     clone.flush()
     clone.reactivate()
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -459,7 +451,7 @@ def _(t, device):
     t.fails(clone.activate, what="activation without it")
 
 
-@test("the metadata device of a live clone is not exchanged, though it be the same disk",
+@test("the metadata device of a live clone cannot be exchanged, not even for the same disk",
       ours="what was written since is lost")
 def _(t):
     rig = Rig(t)
@@ -482,7 +474,7 @@ def _(t):
     clone.check()
 
 
-@test("a table that was loaded but never made live may be followed by any other")
+@test("a table that was loaded but never live may be followed by any other")
 def _(t):
     rig = Rig(t)
     clone = rig.clone()
@@ -514,8 +506,7 @@ def _(t):
     for region in t.rng.sample(range(clone.regions), 100):
         clone.put(region * 8, 8)
         clone.flush()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.expect(mode="rw")
     clone.check()
     clone.deactivate()
@@ -523,7 +514,7 @@ def _(t):
     t.note(f"{blocks} blocks")
 
 
-@test("a metadata device loses its end and gets it back: ro, and rw after suspend and resume",
+@test("a metadata device loses its end and gets it back: ro, then rw after suspend and resume",
       ours="it takes the kernel down with it")
 def _(t):
     rig = Rig(t)
@@ -537,8 +528,7 @@ def _(t):
     clone.check()
     t.note(clone.mode())
     rig.heal()
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.until_mode("rw")
     clone.flush()
     clone.deactivate()

@@ -66,8 +66,7 @@ def goes_on(t, clone):
     clone.put(2 * MIB, 24)
     clone.flush()
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated(60)
+    clone.hydrate(60)
     clone.reactivate()
     clone.check()
 
@@ -75,7 +74,7 @@ def goes_on(t, clone):
 PLENTY = 2 * SIZE // BLOCK
 
 
-@test("a full pool: flushes fail with ENOSPC, and when it is extended the clone goes on {how}",
+@test("a full pool: flushes fail with ENOSPC, and the clone goes on {how} when it is extended",
       ours="it has another answer", how=["by itself", "with the next flush", "at resume"])
 def _(t, how):
     pool, clone = full_pool(t, ["error_if_no_space"])
@@ -96,7 +95,7 @@ def _(t, how):
     goes_on(t, clone)
 
 
-@test("a full pool for a while: the log says it once", ours="it has another answer")
+@test("a pool that is full for a while: the log says so once", ours="it has another answer")
 def _(t):
     log = kmsg.Log()
     _, clone = full_pool(t, ["error_if_no_space"])
@@ -127,7 +126,7 @@ def _(t):
     goes_on(t, clone)
 
 
-@test("a full pool, and the clone is removed: what was not committed is the source's")
+@test("a full pool, and the clone is removed: what was not committed reads as the source")
 def _(t):
     pool, clone = full_pool(t, ["error_if_no_space"])
     no_space(t, clone)

@@ -66,8 +66,7 @@ def _(t, device):
     if clone.stats()["state"] != "waiting":
         raise Failure(str(clone.stats()))
     disk.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -126,8 +125,7 @@ def _(t):
     clone.enable_hydration()
     clone.until(lambda s: s.hydrated == clone.regions - 24, "the rest", 60)
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -143,12 +141,11 @@ def until_crossed(t, clone, bad, most):
     if found > most:
         raise Failure(f"{found} errors, {most} at most were expected")
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("a bad stretch of 256 KiB costs its regions three tries each at most", ours=OURS)
+@test("a bad stretch of 256 KiB costs at most three tries for each of its regions", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=12 * MIB)
     clone.source.fail_range(8 * 1234, 8 * BAD)
@@ -187,7 +184,7 @@ def _(t, what):
     until_crossed(t, clone, nr_bad, most * nr_bad)
 
 
-@test("the log says once that it waits for one bad region, whatever is asked meanwhile",
+@test("the log says once that hydration waits for one bad region, whatever is asked meanwhile",
       ours=OURS)
 def _(t):
     log = kmsg.Log()
@@ -205,11 +202,10 @@ def _(t):
     if len(waits) != 1 or goes_on:
         raise Failure(f"one line was expected: {waits} {goes_on}")
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
 
 
-@test("messages about what has failed do not have it tried again and again", ours=OURS)
+@test("messages about failed regions do not have them tried again and again", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
     clone.source.fail_range(4096, 8 * 4)
@@ -226,12 +222,11 @@ def _(t):
     if found > TRIES + most_since(began):
         raise Failure(f"{found} errors in {time.monotonic() - began:.1f} s")
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("asking again takes no room, asking for too much at once is refused", ours=OURS)
+@test("asking again takes no room, asking for too many ranges is refused", ours=OURS)
 def _(t):
     clone = t.idle_clone(region=8, size=16 * MIB)
 
@@ -249,8 +244,7 @@ def _(t):
     ask(0, 2 * MAX_RANGES + 3)
     for i in range(MAX_RANGES - 1):
         ask(2 * MAX_RANGES + 5 + 2 * i if i < 900 else i, 1)
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -262,8 +256,7 @@ def _(t):
         clone.message(f"hydrate {first} {nr}")
     order = [(8 * MIB, MIB + 512), (4 * MIB, MIB // 2), (12 * MIB, 8), (0, clone.size)]
     with t.trace(clone.source) as trace:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     reads = sorted(trace.of(clone.source.number, "R"), key=lambda b: b.time)
     found = [next(i for i, (first, nr) in enumerate(order)
                   if first <= bio.sector < first + nr) for bio in reads]

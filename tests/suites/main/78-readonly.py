@@ -26,11 +26,11 @@ def by_blockdev(disk):
 
 def by_its_table(disk):
     disk.device.load(disk._linear(), readonly=True)
-    disk.device.suspend()
-    disk.device.resume()
+    disk.device.suspend_resume()
 
 
-@test("a {which} device that is read-only {how} is refused by name, and not written",
+@test("a {which} device that is read-only {how} is refused, the log names it, nothing is "
+      "written",
       ours="it is written", which={"metadata": "meta", "destination": "dest"},
       how={"(blockdev --setro)": by_blockdev, "(a read-only mapped device)": by_its_table})
 def _(t, which, how):
@@ -46,8 +46,7 @@ def _(t, which, how):
     if trace.writes(clone.meta.number) or trace.writes(clone.dest.number):
         raise Failure(f"{trace.bios}")
     disk.device.load(disk._linear())
-    disk.device.suspend()
-    disk.device.resume()
+    disk.device.suspend_resume()
     set_readonly(disk, False)
     clone.activate()
     clone.put(0, 11)
@@ -57,8 +56,7 @@ def _(t, which, how):
 def readonly_reload(clone):
     clone.close_block()
     clone.device.load(clone.table(), readonly=True)
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
 
 
 def must_change_nothing(t, clone, read):
@@ -72,14 +70,14 @@ def must_change_nothing(t, clone, read):
         clone.message("hydrate 0 64")
         time.sleep(1.5)
         if not read:
-            clone.device.suspend()
-            clone.device.resume()
+            clone.device.suspend_resume()
     if trace.writes(clone.meta.number) or trace.writes(clone.dest.number):
         raise Failure(f"{trace.bios}")
 
 
-@test("a read-only table over devices that are {devices}: what is read is right, nothing is "
-      "written", ours="it is written", devices={"read-only": True, "not": False})
+@test("a read-only table over devices that are {devices}: reads are right, nothing is "
+      "written",
+      ours="it is written", devices={"read-only": True, "not": False})
 def _(t, devices):
     clone = t.idle_clone(size=SIZE, active=False, core={"hydration_batch_size": 8})
     clone.source.hold_from(MIB)
@@ -102,12 +100,11 @@ def _(t, devices):
     for disk in clone.meta, clone.dest:
         set_readonly(disk, False)
     clone.activate()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("a read-only table and metadata that is not formatted: refused, and not written",
+@test("a read-only table over unformatted metadata is refused, and nothing is written",
       ours="it is written")
 def _(t):
     clone = t.idle_clone(size=SIZE, active=False)
@@ -128,8 +125,7 @@ def _(t, when):
     clone.flush()
     clone.put(512, 21)
     if when:
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     fd = Block(clone.path)
     readonly_reload(clone)
     must_change_nothing(t, clone, True)
@@ -146,15 +142,15 @@ def _(t, when):
     clone.expect(mode="rw")
     clone.put(1024, 13)
     clone.flush()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
     clone.reactivate()
     clone.check()
 
 
-@test("a read-only table after a live one that could not commit: flushes fail until it is "
-      "replaced", ours="it has other modes")
+@test("a read-only table after one that could not commit: flushes fail until it is "
+      "replaced",
+      ours="it has other modes")
 def _(t):
     clone = t.idle_clone(size=SIZE)
     clone.put(0, 40)

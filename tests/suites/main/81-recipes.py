@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the administrator's guide tells to do, done as it is told there."""
+"""What the administrator's guide says to do, done as it says."""
 
 from lib import dm
 from lib.blk import MIB, check_stamp
@@ -91,8 +91,7 @@ def _(t, volumes):
     if copy.status().hydrated != then:
         raise Failure(f"{then} regions were hydrated, of the snapshot: {copy.status().text}")
     copy.check()
-    copy.enable_hydration()
-    copy.until_hydrated()
+    copy.hydrate()
     copy.check()
     copy.swap_to_linear()
     copy.check()
@@ -124,8 +123,7 @@ def _(t):
     stamp = t.stamp()
     clone.block.put(SIZE - 4, 8, stamp)             # across the boundary
     clone.model.set(SIZE - 4, 4, stamp)
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     for _ in range(2):
         clone.check()
         check_stamp(clone.block, SIZE - 4, 8, stamp, "what was written across the boundary")
@@ -135,19 +133,21 @@ def _(t):
 
 @test("a mounted file system grows into a linear tail while it hydrates", limit=180)
 def _(t):
-    source = t.disk(32 * MIB, fill=0, what="source")
+    source = t.disk(16 * MIB, fill=0, what="source")
     t.run("mkfs.ext4", "-q", source.path)
-    clone = tailed(t, source=source, core={"hydration_threshold": 4,
+    clone = tailed(t, source=source, core={"hydration_threshold": 1,
                                            "hydration_batch_size": 1})
-    source.delay(20)
+    source.delay(60)                                # one region at a time: for minutes
     where = t.mount(clone.path, "ext4")
     t.midway(clone)
     t.run("resize2fs", clone.path)
-    content = t.rng.randbytes(20 << 20)             # more than there was room for
+    content = t.rng.randbytes(16 << 20)             # more than there was room for
     with open(f"{where}/large", "wb") as f:
         f.write(content)
     t.midway(clone)
     source.heal()
+    clone.message("hydration_threshold 4096")
+    clone.message("hydration_batch_size 256")
     clone.until_hydrated(60)
     untail(clone)
     with open(f"{where}/large", "rb") as f:

@@ -11,7 +11,7 @@ from lib.framework import test
 GIB = 1024 * MIB
 
 
-@test("second in its table, at sector {offset}: everything as at sector 0",
+@test("a clone that is second in its table, at sector {offset}, works like one at sector 0",
       offset=[8, 2048, 12345])
 def _(t, offset):
     clone = t.idle_clone(region=16, size=4 * MIB, offset=offset, kind="null")
@@ -33,7 +33,7 @@ def _(t, offset):
     clone.check_left_behind()
 
 
-@test("I/O across the border between a linear target and a clone behind it")
+@test("I/O across the border between a linear target and a clone after it")
 def _(t):
     offset, size = 1000, 2 * MIB
     clone = t.idle_clone(region=8, size=size, offset=offset)
@@ -46,8 +46,7 @@ def _(t):
     RandomIo(clone.block, model, t.seed, 8, ops=500, threads=4, max_sectors=512,
              weights={"discard": 0}).run()
     model.check(clone.block)
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     model.check(clone.block)
 
 
@@ -74,7 +73,7 @@ def _(t):
     device.remove()
 
 
-@test("a last region of {short} sectors behind ten of 128, in every season",
+@test("a last region of {short} sectors after ten of 128, all through a clone's life",
       short=[1, 7, 8, 127])
 def _(t, short):
     region, size = 128, 10 * 128 + short
@@ -83,8 +82,7 @@ def _(t, short):
     clone.check()
     clone.put(10 * region, short)
     clone.random_io(ops=300, threads=4).run()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.random_io(ops=200, threads=4).run()
     clone.check()
     clone.deactivate()
@@ -102,14 +100,13 @@ def _(t):
     clone.expect(hydrated=1)
     clone.check()
     clone.reactivate()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
     clone.deactivate()
     clone.check_left_behind()
 
 
-@test("copies and overwrites of {size} sectors never write behind the target's end",
+@test("copies and overwrites of {size} sectors never write beyond the target's end",
       size=[1027, 8 * 100 + 3])
 def _(t, size):
     dest = t.disk(4 * MIB, fill=FORMER, what="dest")
@@ -152,7 +149,7 @@ def sparse_clone(t, size, region, features="1 no_hydration", meta=None, dest=Non
     return device
 
 
-@test("regions of 1 GiB, three and a bit of them, sparse", limit=120)
+@test("three and a bit sparse regions of 1 GiB", limit=120)
 def _(t):
     size = 3 * GIB + 5 * MIB
     device = sparse_clone(t, size, 2097152)
@@ -207,7 +204,7 @@ def _(t):
            f"status in {status_time * 1e6:.0f} us")
 
 
-@test("2^24 regions: one discard of all of them, and a second life", limit=180)
+@test("2^24 regions: one discard of all of them, and the next life", limit=180)
 def _(t):
     size = (1 << 24) * 8
     dest = t.mapped([(0, size, "zero", "")], "zero")
@@ -234,7 +231,7 @@ def vmalloc_used():
         return next(int(line.split()[1]) for line in f if line.startswith("VmallocUsed"))
 
 
-@test("the memory of 2^27 bits is given back when all is hydrated, and not taken again",
+@test("the memory of 2^27 bits is freed when all is hydrated, and not taken again",
       limit=240, ours="it has no message for that")
 def _(t):
     size = (1 << 27) * 8

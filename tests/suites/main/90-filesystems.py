@@ -106,7 +106,7 @@ def _(t, system):
     t.note(f"{trimmed} of {clone.regions} regions were trimmed")
 
 
-@test("{system}: the clone is deactivated in the middle, and goes on in the next life",
+@test("{system}: the clone is deactivated half-way, and goes on in the next life",
       limit=120, system=list(SYSTEMS))
 def _(t, system):
     _, fsck, _ = SYSTEMS[system]
@@ -119,15 +119,14 @@ def _(t, system):
         files.update(write_files(where, random.Random(t.seed + life), f"life{life}-", 10))
         t.umount(where)
         clone.reactivate()
-    clone.enable_hydration()
-    clone.until_hydrated(60)
+    clone.hydrate(60)
     where = t.mount(clone.path, system)
     check_files(where, files)
     t.umount(where)
     t.run(*fsck, clone.path)
 
 
-@test("suspended with a frozen file system, reloaded, resumed: nobody notices",
+@test("a mounted file system does not notice a suspend with a freeze, a reload and a resume",
       limit=90)
 def _(t):
     source, size, files = filled_source(t, "ext4")
@@ -165,7 +164,8 @@ def extents(fd):
             (extent.unpack_from(buf, head.size + i * extent.size) for i in range(nr))]
 
 
-@test("ext4: fsync fails while the metadata device does, the journal's regions committed",
+@test("ext4: fsync fails while the metadata device does, even with the journal's regions "
+      "committed",
       defect="device-mapper sends the data of a flush that has failed")
 def _(t):
     mkfs, _, size = SYSTEMS["ext4"]

@@ -110,7 +110,7 @@ def turn(clone, who, until):
     return before, after
 
 
-@test("{size}: begun by {first}, continued in turns, each in the middle of hydration",
+@test("{size}: begun by {first}, continued in turns, each time half-way through hydration",
       limit=150, ours="it takes both",
       size={"4 KiB regions, the last one short": (8, 4 * MIB - 5),
             "64 KiB regions, the last one short": (64 * KIB, 16 * MIB - 17),
@@ -135,7 +135,7 @@ def _(t, size, first):
         t.note(", ".join(f"{who} {before}-{after}" for who, before, after in turns))
 
 
-@test("metadata that has grown with its device is good for the kernel's own", limit=150,
+@test("the kernel's own target takes metadata that has grown with its device", limit=150,
       ours="it takes both")
 def _(t):
     with interchange(t) as change:
@@ -198,7 +198,7 @@ class Large:
             raise Failure("the regions written and those hydrated are not the same")
 
 
-@test("a bitset with three levels of blocks is read and changed by both alike",
+@test("a bitset with three levels of blocks is read and changed by both",
       limit=120, ours="it takes both")
 def _(t):
     with interchange(t) as change:

@@ -191,8 +191,7 @@ class Soak:
         self.end_load()
         clone.check()
         clone.meta.heal()
-        clone.device.suspend()
-        clone.device.resume()
+        clone.device.suspend_resume()
         clone.until_mode("rw")
 
     def failing_destination(self):
@@ -268,8 +267,7 @@ class Soak:
         linear = self.rng.random() < 0.5    # which can discard if the disk can
         self.begin_load(discards=self.kind == "null" or not linear)
         clone.message("hydration_rate 0")
-        clone.enable_hydration()
-        clone.until_hydrated(PATIENCE)
+        clone.hydrate(PATIENCE)
         self.go_on()
         if linear:
             clone.swap_to_linear()
