@@ -4,51 +4,51 @@
  *
  * The hydration engine, see hydration.h.
  *
- * It goes over the device in passes.  A cursor moves from one unhydrated
- * region to the next; regions that another has claimed are passed by, they
- * will be hydrated by that other.  At the end of the device what is still
- * unhydrated (a copy failed, or a claim has been given up) is up for another
- * pass.
+ * It goes over the device in passes.  A cursor moves from one unhydrated region
+ * to the next, and passes over regions that others have claimed, which will
+ * hydrate them.  What is still unhydrated at the end of the device (a copy
+ * failed, or a claim was given up) is left to another pass.
  *
- * A batch that fails is gone through again region by region, so that what's
- * good in it gets hydrated, and one bad sector costs one region.
+ * A batch that fails is tried again region by region, so that what is good in
+ * it gets hydrated, and one bad sector costs one region.
  *
- * After a few failures in a row it may be the device, or a bad stretch of it, and
- * the engine feels its way: one region at a time, and after one that fails it goes
- * to the next multiple of the stride.  The first region that gets copied ends that.
- * From there on it starts slowly, with one region in copy, twice as many after each
- * batch that is copied as a whole, and one again after a failure.  With full batches
- * between bad stretches that are close together most would fail, and what is good in
- * them would be left out.
- * A pass that has failed and has left regions out is followed by one that begins by
- * feeling its way, with half the stride.  One that has left out nothing ends the
- * round; the next round begins with the largest stride again.  So
+ * After a few failures in a row the device may be bad, or a stretch of it, and
+ * the engine feels its way: it tries one region at a time, and after a failure
+ * goes on at the next multiple of the stride.  The first region that gets
+ * copied ends this.  From there the engine starts slowly, with one region in
+ * copy, twice as many after each batch that is copied as a whole, and one again
+ * after a failure: between bad stretches that are close together most full
+ * batches would fail, and what is good in them would be left out.  A pass that
+ * fails and leaves regions out is followed by one that begins by feeling its
+ * way, with half the stride.  One that leaves out nothing ends the round; the
+ * next round begins with the largest stride again.  So
  *
- * - No region is starved: in a round in which nothing gets copied the engine feels
- *   its way all the time, and the last pass, with a stride of one at the latest,
- *   tries all that is unhydrated and not claimed by others.  A round in which
- *   something gets copied is progress, and there's only so much to be copied.
- * - What is good in a bad stretch is found soon: of @bad regions in a row a pass
- *   tries @bad / stride + 1, which is 2 * @bad and two for each pass in all, and
- *   a good stretch of @good regions is found by the first pass with a stride that
- *   isn't larger, at the price of 2 * @bad / @good and a few tries.
+ * - No region starves: in a round in which nothing gets copied the engine feels
+ *   its way all the time, and the last pass, with a stride of one at the
+ *   latest, tries all that is unhydrated and not claimed by others.  A round in
+ *   which something gets copied is progress, and the regions are finite.
+ * - What is good among bad regions is found soon: of @bad regions in a row a
+ *   pass tries @bad / stride + 1, all passes together 2 * @bad and two each.  A
+ *   good stretch of @good regions is found by the first pass whose stride is
+ *   not larger, after 2 * @bad / @good tries and a few more.
  *
- * It pauses after MIN_TRIES failed tries with nothing copied, and at the end of a
- * round, but never twice without a try in between.  The pause doubles each time, up
- * to a minute, and with it what is tried before the next one, up to MAX_TRIES, until
- * something gets copied.  So a dead device gets two bios each second, and the first
- * 240 tries for what is good in a bad stretch take 7 s.  A bio of a user that ends
- * well at the device cuts the pause short, once a second at most: that one sector
- * can be read doesn't mean that the one can that has failed.
+ * The engine pauses after MIN_TRIES failed tries with nothing copied, and at
+ * the end of a round, but never twice without a try in between.  Until
+ * something gets copied each pause is twice as long as the last, up to a
+ * minute, and after it twice as many tries may fail, up to MAX_TRIES.  So a
+ * dead device gets two bios a second, and the first 240 tries in a bad stretch
+ * take 7 s.  A bio of a user that ends well at the device cuts the pause short,
+ * once a second at most: one good sector does not mean that the bad one is good
+ * again.
  *
- * Ranges that were asked for come before what the cursor points at.  What could
- * not be copied of them is left to the passes.
+ * Ranges that were asked for come before the cursor.  What cannot be copied of
+ * them is left to the passes.
  *
- * Regions that are marked to be zeroed (marks.h) are passed by.  A work
- * of its own does those, one claim after the other, whether or not hydration is
- * enabled.  It marks them hydrated as far as it has got, and gives the rest of the
- * claim up as soon as somebody waits for it, or for everything to stop.  If it
- * fails they are left to be copied.
+ * The cursor passes over regions that are marked to be zeroed (marks.h).  A
+ * separate work zeroes them, one claim after the other, whether or not
+ * hydration is enabled.  It sets the bits of what it has zeroed, and gives the
+ * rest of a claim up as soon as somebody waits for it, or for everything to
+ * stop.  If it fails the regions are left to be copied.
  */
 
 #define DM_MSG_PREFIX "clone"
@@ -65,33 +65,33 @@
 #include "pacer.h"
 #include "zero.h"
 
-/* Batches that can be had under any memory pressure. */
+/* Batches that are available whatever the memory pressure. */
 #define MIN_BATCHES	4
 
-/* What is claimed at a time in order to be zeroed, in sectors: 64 MiB. */
+/* How much to claim at a time for zeroing, in sectors: 64 MiB. */
 #define MAX_ZEROING	(64U << (20 - SECTOR_SHIFT))
 
-/* The pause of zeroing when somebody else waits for such regions, in jiffies. */
+/* How long zeroing pauses when somebody waits for its regions, in jiffies. */
 #define YIELD		(HZ / 20 + 1)
 
-/* Regions that are marked at a time if there's nothing to be written. */
+/* Regions whose bits are set at a time if there is nothing to write. */
 #define MAX_MARKING	BIT(20)
 
 /* The pause after failures, doubled each time, in jiffies. */
 #define MIN_PAUSE	HZ
 #define MAX_PAUSE	(60 * HZ)
 
-/* It's the device that fails after this many failures in a row. */
+/* After this many failures in a row the engine feels its way. */
 #define MAX_IN_A_ROW	8
 
-/* Tries without success before the first pause; before longer ones as many more. */
+/* Failed tries before the first pause, and the most before later ones. */
 #define MIN_TRIES	16
 #define MAX_TRIES	128
 
 /* The largest stride crosses the device in this many tries. */
 #define MIN_STRIDES	64
 
-/* It's told that hydration goes on when this many copies in a row were good. */
+/* This many good copies in a row are worth saying that hydration goes on. */
 #define MANY_COPIES	64U
 
 struct dm_clone_hydration {
@@ -117,13 +117,13 @@ struct dm_clone_hydration {
 
 	bool passdown;			/* constant while running */
 
-	/* Starts copies.  Only the work itself uses the members up to the lock. */
+	/* Starts copies.  Only the work uses these and the next three. */
 	struct delayed_work work;
 	unsigned long cursor;
 	unsigned long nr_started;	/* copies in this pass */
-	bool interrupted;		/* this pass; kicks may have come to nothing */
+	bool interrupted;		/* this pass: kicks may have been lost */
 
-	/* Zeroes what is marked.  While h->zeroing the claim and copy are in use. */
+	/* Zeroes what is marked; claim and fill are in use while h->zeroing. */
 	struct dm_clone_marks marks;
 	struct delayed_work zero_work;
 	struct dm_clone_claim zero_claim;
@@ -133,41 +133,41 @@ struct dm_clone_hydration {
 	spinlock_t lock;		/* protects the rest */
 	bool enabled;
 	bool running;			/* not stopped */
-	u64 resume_at;			/* start nothing before, in 64-bit jiffies */
+	u64 resume_at;			/* not before this, in 64-bit jiffies */
 	bool pass_failed;
-	bool left_out;			/* regions, in this pass: neither copied nor tried */
-	bool feeling;			/* the way; until a copy ends well */
-	unsigned long slow_start;	/* regions in copy at most; 0: the threshold */
-	unsigned long failed_until;	/* where the last try ended, if it failed */
-	unsigned long stride;		/* of tries, in regions, a power of two */
-	bool waiting;			/* for a device; until a copy ends well */
-	bool waits_for_dest;		/* and not for the source */
-	unsigned int nr_in_a_row;	/* failures since then, or since the pause */
-	unsigned int nr_good;		/* copies since one has failed, up to MANY_COPIES */
+	bool left_out;			/* this pass has not tried some regions */
+	bool feeling;			/* its way, until a copy ends well */
+	unsigned long slow_start;	/* most regions in copy; 0: threshold */
+	unsigned long failed_until;	/* end of the last try, if it failed */
+	unsigned long stride;		/* of tries, in regions, a power of 2 */
+	bool waiting;			/* for a device, until a copy is good */
+	bool waits_for_dest;		/* rather than for the source */
+	unsigned int nr_in_a_row;	/* failures since then, or the pause */
+	unsigned int nr_good;		/* copies in a row, to MANY_COPIES */
 	u64 waits_since;		/* when the last pause began, */
 	u64 retry_at;			/* when it ends, */
 	unsigned long pause;		/* and how long the next one is */
 	unsigned long nr_background;	/* regions in copy in the background */
-	bool zeroing;			/* of marked regions; READ_ONCE/WRITE_ONCE */
-	wait_queue_head_t idle;		/* nothing is under way in the background */
-	struct dm_clone_ranges *wanted;	/* before the rest; NULL: nothing is */
-	struct list_head to_retry;	/* batches that go on region by region */
-	unsigned int nr_errors;		/* regions that failed since enabled */
-	bool gave_up;			/* and that was why it's disabled now */
-	bool report;			/* that it gave up, to the target */
-	bool told_waiting;		/* the target knows that it's waiting, or was */
+	bool zeroing;			/* marked regions; READ_ONCE/WRITE_ONCE */
+	wait_queue_head_t idle;		/* nothing in the background */
+	struct dm_clone_ranges *wanted;	/* before the rest; NULL: none */
+	struct list_head to_retry;	/* batches that go on by regions */
+	unsigned int nr_errors;		/* failed regions since enabled */
+	bool gave_up;			/* and so it is disabled now */
+	bool report;			/* to the target that it gave up */
+	bool told_waiting;		/* the target was told that it waits */
 	ktime_t first_start;
-	struct dm_clone_hydration_stats stats; /* what is counted of them */
+	struct dm_clone_hydration_stats stats; /* those that are counted */
 };
 
 /* A copy in the background. */
 struct batch {
-	struct dm_clone_fill fill;	/* of the whole, or of one region of it */
-	struct dm_clone_claim claim;	/* of the whole */
+	struct dm_clone_fill fill;	/* of all of it, or of one region */
+	struct dm_clone_claim claim;	/* to all of it */
 	unsigned long started;		/* in jiffies */
-	unsigned long next;		/* region by region: the next one */
+	unsigned long next;		/* region to try by itself */
 	struct list_head list;		/* in to_retry */
-	bool failed;			/* a region of it could not be copied */
+	bool failed;			/* a region could not be copied */
 	bool is_try;			/* to feel the way */
 };
 
@@ -177,7 +177,8 @@ struct batch {
  *---------------------------------------------------------------
  */
 
-static u64 nr_sectors(struct dm_clone_hydration *h, const struct dm_clone_claim *claim)
+static u64 nr_sectors(struct dm_clone_hydration *h,
+		      const struct dm_clone_claim *claim)
 {
 	return dm_clone_range_end(h->geo, claim->end) -
 	       dm_clone_region_start(h->geo, claim->begin);
@@ -197,9 +198,9 @@ static void kick(struct dm_clone_hydration *h)
 }
 
 /*
- * The kick comes after the release.  So if the work has met the claim, then the
- * kick has it run once more: it has either begun a new pass by then, or will
- * when the copies of this one have ended.
+ * The kick comes after the release.  So if the work has met the claim, the kick
+ * makes it run once more: it has either begun a new pass by then, or will when
+ * the copies of this one have ended.
  */
 void dm_clone_hydration_release(struct dm_clone_hydration *h,
 				struct dm_clone_claim *claim)
@@ -217,7 +218,7 @@ bool dm_clone_hydration_awaits_source(struct dm_clone_hydration *h)
 	return READ_ONCE(h->waiting) && !READ_ONCE(h->waits_for_dest);
 }
 
-/* Good news from the device that is waited for. */
+/* The device that the engine waits for has served somebody. */
 static void __cut_pause_short(struct dm_clone_hydration *h)
 {
 	u64 retry_at = h->waits_since + MIN_PAUSE;
@@ -245,7 +246,8 @@ void dm_clone_hydration_works(struct dm_clone_hydration *h, bool source)
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
-static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_means means,
+static void account(struct dm_clone_hydration *h, u64 sectors,
+		    enum dm_clone_means means,
 		    const struct dm_clone_outcome *outcome)
 {
 	unsigned long flags;
@@ -267,9 +269,10 @@ static void account(struct dm_clone_hydration *h, u64 sectors, enum dm_clone_mea
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
-/* Of the regions of @claim this many @sectors come from us. */
-static void end_claimed(struct dm_clone_hydration *h, const struct dm_clone_claim *claim,
-			u64 sectors, enum dm_clone_means means,
+/* We have provided @sectors of the regions of @claim. */
+static void end_claimed(struct dm_clone_hydration *h,
+			const struct dm_clone_claim *claim, u64 sectors,
+			enum dm_clone_means means,
 			const struct dm_clone_outcome *outcome)
 {
 	unsigned long nr = claim->end - claim->begin;
@@ -360,10 +363,11 @@ void dm_clone_hydration_rest_begin(struct dm_clone_hydration *h,
 	fill->nr_written = nr;
 	begin_fill(h, fill, done);
 
-	if (!dm_clone_hydration_is_to_zero(h, fill->claim.begin, fill->claim.end)) {
+	if (!dm_clone_hydration_is_to_zero(h, fill->claim.begin,
+					   fill->claim.end)) {
 		fill->means = DM_CLONE_BY_COPY;
-		dm_clone_copier_copy(h->copier, &fill->job, DM_CLONE_URGENT, &rest,
-				     rest_copied);
+		dm_clone_copier_copy(h->copier, &fill->job, DM_CLONE_URGENT,
+				     &rest, rest_copied);
 	} else {
 		/* No discard: that might not be exact to the sector. */
 		fill->means = DM_CLONE_BY_ZEROING;
@@ -380,13 +384,14 @@ blk_status_t dm_clone_hydration_rest_end(struct dm_clone_fill *fill,
 					  fill->job.outcome : fill->zero.outcome;
 
 	/*
-	 * What the copy has written is the source's.  It may be found there by a discard
-	 * that takes the destination for zeroed: that promises nothing.  A copy that
-	 * finds zeroes in the source finds them in what was copied, too.  So nothing is
-	 * spoilt by that.
+	 * The copy has written the source's data, which spoils nothing: a
+	 * discard that relies on a zeroed destination may show it, but promises
+	 * nothing; and where a later copy finds zeroes in the source, this one
+	 * has written zeroes.
 	 */
 	if (refused && !outcome.status) {
-		atomic_long_sub(fill->claim.end - fill->claim.begin, &h->nr_in_flight);
+		atomic_long_sub(fill->claim.end - fill->claim.begin,
+				&h->nr_in_flight);
 		return written;
 	}
 
@@ -396,33 +401,39 @@ blk_status_t dm_clone_hydration_rest_end(struct dm_clone_fill *fill,
 			.sector = fill->written,
 		};
 	outcome.wrote = true;
-	end_claimed(h, &fill->claim, nr_sectors(h, &fill->claim) - fill->nr_written,
-		    fill->means, &outcome);
+	end_claimed(h, &fill->claim,
+		    nr_sectors(h, &fill->claim) - fill->nr_written, fill->means,
+		    &outcome);
 
 	return outcome.status;
 }
 
-/* In the background. */
-static void copy_regions(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
-			 dm_clone_awaited_fn is_awaited, dm_clone_filled_fn done)
+/* Copy in the background. */
+static void copy_regions(struct dm_clone_hydration *h,
+			 struct dm_clone_fill *fill,
+			 dm_clone_awaited_fn is_awaited,
+			 dm_clone_filled_fn done)
 {
 	const struct dm_clone_span all = claim_span(h, &fill->claim);
 
 	begin_fill(h, fill, done);
 	fill->job.awaited = is_awaited;
-	dm_clone_copier_copy(h->copier, &fill->job, DM_CLONE_BACKGROUND, &all, copied);
+	dm_clone_copier_copy(h->copier, &fill->job, DM_CLONE_BACKGROUND, &all,
+			     copied);
 }
 
 static void regions_zeroed(struct dm_clone_zero_job *job)
 {
 	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, zero);
 
-	dm_clone_hydration_end(fill->hydration, &fill->claim, fill->means, &job->outcome);
+	dm_clone_hydration_end(fill->hydration, &fill->claim, fill->means,
+			       &job->outcome);
 	fill->done(fill, job->outcome.status);
 }
 
-void dm_clone_hydration_zero(struct dm_clone_hydration *h, struct dm_clone_fill *fill,
-			     bool discard, dm_clone_filled_fn done)
+void dm_clone_hydration_zero(struct dm_clone_hydration *h,
+			     struct dm_clone_fill *fill, bool discard,
+			     dm_clone_filled_fn done)
 {
 	const struct dm_clone_span all = claim_span(h, &fill->claim);
 
@@ -431,7 +442,8 @@ void dm_clone_hydration_zero(struct dm_clone_hydration *h, struct dm_clone_fill 
 	zero_span(h, fill, &all, discard, NULL, regions_zeroed);
 }
 
-void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h, bool zeroed)
+void dm_clone_hydration_set_dest_zeroed(struct dm_clone_hydration *h,
+					bool zeroed)
 {
 	dm_clone_zeroer_set_dest_zeroed(h->zeroer, zeroed);
 }
@@ -441,7 +453,8 @@ bool dm_clone_hydration_is_dest_zeroed(struct dm_clone_hydration *h)
 	return dm_clone_zeroer_is_dest_zeroed(h->zeroer);
 }
 
-void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown)
+void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h,
+				     bool passdown)
 {
 	h->passdown = passdown;
 }
@@ -452,13 +465,15 @@ void dm_clone_hydration_set_passdown(struct dm_clone_hydration *h, bool passdown
  *---------------------------------------------------------------
  */
 
-void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h, unsigned int nr)
+void dm_clone_hydration_set_threshold(struct dm_clone_hydration *h,
+				      unsigned int nr)
 {
 	WRITE_ONCE(h->threshold, nr);
 	kick(h);
 }
 
-void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h, unsigned int nr)
+void dm_clone_hydration_set_batch_size(struct dm_clone_hydration *h,
+				       unsigned int nr)
 {
 	WRITE_ONCE(h->batch_size, nr);
 }
@@ -468,21 +483,24 @@ static u64 to_sectors(unsigned int kib)
 	return (u64)kib << (10 - SECTOR_SHIFT);
 }
 
-void dm_clone_hydration_set_rate(struct dm_clone_hydration *h, unsigned int rate)
+void dm_clone_hydration_set_rate(struct dm_clone_hydration *h,
+				 unsigned int rate)
 {
 	dm_clone_pacer_set_limit(h->pacer, to_sectors(rate));
 	dm_clone_copier_hurry(h->copier);
 	kick(h);
 }
 
-void dm_clone_hydration_set_floor(struct dm_clone_hydration *h, unsigned int floor)
+void dm_clone_hydration_set_floor(struct dm_clone_hydration *h,
+				  unsigned int floor)
 {
 	dm_clone_pacer_set_floor(h->pacer, to_sectors(floor));
 	dm_clone_copier_hurry(h->copier);
 	kick(h);
 }
 
-void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h, unsigned int nr)
+void dm_clone_hydration_set_max_errors(struct dm_clone_hydration *h,
+				       unsigned int nr)
 {
 	WRITE_ONCE(h->max_errors, nr);
 }
@@ -514,7 +532,7 @@ unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h)
  *---------------------------------------------------------------
  */
 
-/* Does a bio wait for the claim?  Just a hint: without the claims' lock. */
+/* Does a bio wait for the claim?  A hint: the claims' lock is not held. */
 static bool is_awaited(struct dm_clone_job *job)
 {
 	struct dm_clone_fill *fill = container_of(job, struct dm_clone_fill, job);
@@ -529,8 +547,9 @@ static unsigned int duty(struct dm_clone_hydration *h)
 	return clamp(READ_ONCE(h->throttle->throttle), 1U, 100U);
 }
 
-/* How long to do nothing after what has been @started then, in jiffies. */
-static unsigned long pause_after(struct dm_clone_hydration *h, unsigned long started)
+/* How long to pause after what was @started then, in jiffies. */
+static unsigned long pause_after(struct dm_clone_hydration *h,
+				 unsigned long started)
 {
 	unsigned int percent = duty(h);
 
@@ -562,8 +581,8 @@ static void finish_batch(struct batch *batch)
 	dm_clone_hydration_release(h, &batch->claim);
 
 	/*
-	 * All under the lock: dm_clone_hydration_wait() takes it before it goes
-	 * on, perhaps to free the engine.
+	 * All of this is under the lock: dm_clone_hydration_wait() takes it
+	 * before it goes on, perhaps to free the engine.
 	 */
 	spin_lock_irqsave(&h->lock, flags);
 	h->pass_failed |= batch->failed;
@@ -576,7 +595,7 @@ static void finish_batch(struct batch *batch)
 	spin_unlock_irqrestore(&h->lock, flags);
 }
 
-/* From here on one region at a time. */
+/* Try one region at a time from here on. */
 static void __feel_way(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
@@ -591,7 +610,7 @@ static unsigned long largest_stride(struct dm_clone_hydration *h)
 	return rounddown_pow_of_two(max(h->geo->nr_regions / MIN_STRIDES, 1UL));
 }
 
-/* Nothing can be copied: wait. */
+/* Nothing can be copied: pause. */
 static void __wait(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
@@ -604,7 +623,7 @@ static void __wait(struct dm_clone_hydration *h)
 	WRITE_ONCE(h->waiting, true);
 }
 
-/* The pause is over, be it at its end or not. */
+/* End the pause, early or not. */
 static void __go_on(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
@@ -616,7 +635,7 @@ static void __go_on(struct dm_clone_hydration *h)
 	WRITE_ONCE(h->waiting, false);
 }
 
-/* Regions that may be in copy in the background. */
+/* The most regions to have in copy in the background. */
 static unsigned long __window(struct dm_clone_hydration *h)
 {
 	unsigned long threshold = dm_clone_hydration_threshold(h);
@@ -626,7 +645,7 @@ static unsigned long __window(struct dm_clone_hydration *h)
 	return h->slow_start ? min(h->slow_start, threshold) : threshold;
 }
 
-/* Only a whole batch that's good says that there's no bad stretch near. */
+/* Only a batch that is good as a whole says that no bad stretch is near. */
 static void __adjust_window(struct dm_clone_hydration *h, bool good, bool whole)
 {
 	lockdep_assert_held(&h->lock);
@@ -658,8 +677,8 @@ static void __count_failure(struct dm_clone_hydration *h)
 }
 
 /*
- * Tell the target what it doesn't know yet.  Not each pause and each region copied
- * after one: there may be thousands in a bad stretch.
+ * Tell the target what it does not know yet, but not each pause, and each
+ * region copied after one: a bad stretch may have thousands.
  */
 static void report(struct dm_clone_hydration *h)
 {
@@ -681,20 +700,20 @@ static void report(struct dm_clone_hydration *h)
 		h->events.gave_up(h->events.context);
 }
 
-/* Does it make sense to go on with a batch that has failed, region by region? */
+/* Should a failed batch go on region by region? */
 static bool __goes_on(struct dm_clone_hydration *h, struct batch *batch)
 {
 	lockdep_assert_held(&h->lock);
 
 	/*
 	 * Not if somebody waits for the claim, or for everything to stop: each
-	 * region may take as long as a device takes to give up.
+	 * region may take until the device gives up.
 	 */
 	return batch->next != batch->claim.end && h->running && h->enabled &&
 	       !h->feeling && !is_awaited(&batch->fill.job);
 }
 
-/* There are regions that this pass will not have tried. */
+/* This pass does not try some regions. */
 static void __leave_out(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
@@ -703,7 +722,7 @@ static void __leave_out(struct dm_clone_hydration *h)
 	h->left_out = true;
 }
 
-/* What is left out of a batch will be found by the next pass. */
+/* The next pass finds what is left of a batch. */
 static void __leave_rest(struct dm_clone_hydration *h, struct batch *batch)
 {
 	lockdep_assert_held(&h->lock);
@@ -715,8 +734,8 @@ static void __leave_rest(struct dm_clone_hydration *h, struct batch *batch)
 }
 
 /*
- * Tries that may fail before the next pause.  Were it the same number each time, then
- * what is good in a bad stretch would be looked for as slowly as a dead device is.
+ * Tries that may fail before the next pause.  If the number did not grow, a bad
+ * stretch would be searched as slowly as a dead device is tried.
  */
 static unsigned int __max_tries(struct dm_clone_hydration *h)
 {
@@ -724,8 +743,8 @@ static unsigned int __max_tries(struct dm_clone_hydration *h)
 }
 
 /*
- * A copy of @batch has ended, of a region or of all of it.  What fails besides the tries
- * was under way before them, and tells nothing new.
+ * A copy of @batch has ended, of a region or of all of it.  Copies that fail
+ * beside the tries began before them, and tell nothing new.
  */
 static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 		       blk_status_t status)
@@ -741,7 +760,8 @@ static void __note_end(struct dm_clone_hydration *h, struct batch *batch,
 		h->nr_good = min(h->nr_good + 1, MANY_COPIES);
 		__go_on(h);
 	} else if (!batch->fill.job.outcome.cancelled) {
-		WRITE_ONCE(h->waits_for_dest, !batch->fill.job.outcome.read_failed);
+		WRITE_ONCE(h->waits_for_dest,
+			   !batch->fill.job.outcome.read_failed);
 		h->nr_good = 0;
 		if (h->feeling && !batch->is_try)
 			return;
@@ -768,7 +788,7 @@ static void end_copy(struct batch *batch, blk_status_t status, bool of_region)
 	}
 	__note_end(h, batch, status);
 
-	/* Not from here: copies of one region each could nest without end. */
+	/* The work goes on: from here copies of single regions might nest. */
 	again = __goes_on(h, batch);
 	if (again) {
 		list_add_tail(&batch->list, &h->to_retry);
@@ -783,7 +803,7 @@ static void end_copy(struct batch *batch, blk_status_t status, bool of_region)
 		finish_batch(batch);
 }
 
-/* A region of a batch that failed as a whole has been copied, or not. */
+/* The copy of a region, of a batch that failed as a whole, has ended. */
 static void copied_one(struct dm_clone_fill *fill, blk_status_t status)
 {
 	end_copy(container_of(fill, struct batch, fill), status, true);
@@ -873,8 +893,9 @@ static void drop_wanted(struct dm_clone_hydration *h)
 	kvfree(dropped);
 }
 
-/* What of the wanted is to be tried next, hydrated or not. */
-static bool first_wanted(struct dm_clone_hydration *h, struct dm_clone_range *range)
+/* The next wanted regions to try, hydrated or not. */
+static bool first_wanted(struct dm_clone_hydration *h,
+			 struct dm_clone_range *range)
 {
 	bool r;
 
@@ -894,8 +915,9 @@ static void tried_wanted(struct dm_clone_hydration *h, unsigned long begin,
 	spin_unlock_irq(&h->lock);
 }
 
-/* The next of the wanted regions; the first of them is unhydrated. */
-static bool next_wanted(struct dm_clone_hydration *h, struct dm_clone_range *range)
+/* The next wanted regions, of which the first is unhydrated. */
+static bool next_wanted(struct dm_clone_hydration *h,
+			struct dm_clone_range *range)
 {
 	unsigned long next;
 
@@ -915,7 +937,7 @@ static bool next_wanted(struct dm_clone_hydration *h, struct dm_clone_range *ran
  *---------------------------------------------------------------
  */
 
-/* Start nothing before this, in 64-bit jiffies. */
+/* Nothing may start before this, in 64-bit jiffies. */
 static u64 __not_before(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
@@ -924,8 +946,8 @@ static u64 __not_before(struct dm_clone_hydration *h)
 }
 
 /*
- * How many regions may be put in copy now, in one batch?  If the answer is none
- * then something will kick us when it changes.
+ * How many regions may be copied now, in one batch?  If none, something kicks
+ * us when that changes.
  */
 static unsigned long room(struct dm_clone_hydration *h)
 {
@@ -946,7 +968,7 @@ static unsigned long room(struct dm_clone_hydration *h)
 		nr = window - h->nr_background;
 	spin_unlock_irq(&h->lock);
 
-	/* What has been claimed but can't be started would only be in the way. */
+	/* What is claimed but cannot start would only be in the way. */
 	if (!nr || dm_clone_copier_is_backlogged(h->copier))
 		return 0;
 
@@ -957,12 +979,13 @@ static unsigned long room(struct dm_clone_hydration *h)
 		return 0;
 
 	nr = min_t(unsigned long, nr, dm_clone_hydration_batch_size(h));
-	return min_t(unsigned long, nr, max(portion >> h->geo->region_shift, 1U));
+	return min_t(unsigned long, nr,
+		     max(portion >> h->geo->region_shift, 1U));
 }
 
 /*
- * Account for @batch, unless all has been stopped.  It's no try if others are under
- * way: then room() has seen the engine at full speed still.
+ * Account for @batch, unless all is stopped.  It is no try if others are under
+ * way: then room() still saw the engine at full speed.
  */
 static bool account_start(struct dm_clone_hydration *h, struct batch *batch)
 {
@@ -981,12 +1004,14 @@ static bool account_start(struct dm_clone_hydration *h, struct batch *batch)
 }
 
 /*
- * Claim what is free of the unhydrated regions [begin, end) for @batch, and have
- * *@next point after that.  Returns false if nothing has been claimed: *@next
- * points after what is in the way then, or is to be looked at again.
+ * Claim what is free of the unhydrated regions [begin, end), from @begin on,
+ * for @batch.  *@next is the region after that.  Returns false if nothing was
+ * claimed: then *@next is after what is in the way, or unchanged if @begin must
+ * be looked at again.
  */
 static bool claim_batch(struct dm_clone_hydration *h, struct batch *batch,
-			unsigned long begin, unsigned long end, unsigned long *next)
+			unsigned long begin, unsigned long end,
+			unsigned long *next)
 {
 	unsigned long nr, taken_until;
 
@@ -1010,13 +1035,13 @@ static bool claim_batch(struct dm_clone_hydration *h, struct batch *batch,
 	return true;
 }
 
-/* Copy what is free of the unhydrated regions.  Returns true if it's worth going on. */
+/* Copy what is free of unhydrated regions.  Returns whether to go on. */
 static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 			unsigned long end, unsigned long *next)
 {
 	struct batch *batch = mempool_alloc(&h->batch_pool, GFP_NOWAIT);
 
-	/* No memory: then others are under way, and their end kicks us. */
+	/* Without memory others are under way, and their end kicks us. */
 	if (!batch)
 		return false;
 
@@ -1041,7 +1066,7 @@ static bool start_batch(struct dm_clone_hydration *h, unsigned long begin,
 	return true;
 }
 
-/* A pass is over that has failed. */
+/* A pass has failed. */
 static void __begin_another(struct dm_clone_hydration *h)
 {
 	lockdep_assert_held(&h->lock);
@@ -1050,7 +1075,7 @@ static void __begin_another(struct dm_clone_hydration *h)
 		h->stride /= 2;
 	} else {
 		h->stride = largest_stride(h);
-		/* Unless it has waited just now, and nothing has been tried since. */
+		/* Unless it has just paused, and tried nothing since. */
 		if (!h->waiting || h->nr_in_a_row)
 			__wait(h);
 	}
@@ -1058,8 +1083,8 @@ static void __begin_another(struct dm_clone_hydration *h)
 }
 
 /*
- * The cursor is at the end of the device.  Returns true if another pass is to
- * begin now.
+ * The cursor is at the end of the device.  Returns true if another pass begins
+ * now.
  */
 static bool end_pass(struct dm_clone_hydration *h)
 {
@@ -1087,10 +1112,9 @@ static bool end_pass(struct dm_clone_hydration *h)
 	h->cursor = 0;
 
 	/*
-	 * If nothing was started, then all that was left had been claimed by
-	 * others.  Should one of them fail, we'll be kicked.  Unless there was no room
-	 * for a while in mid-pass: a kick for a region that the cursor had passed was
-	 * used up then.
+	 * If nothing was started others had claimed all that was left, and kick
+	 * us if they fail.  But if there was no room for a while during the
+	 * pass, a kick for a region that the cursor had passed was lost.
 	 */
 	again = (h->nr_started || h->interrupted) && !failed &&
 		!dm_clone_is_hydration_done(h->map);
@@ -1103,12 +1127,13 @@ static bool end_pass(struct dm_clone_hydration *h)
 }
 
 /*
- * Pass by what is marked from @begin on, much of it in one go: there may be millions,
- * and each kick may have us pass by them again.  If it has lost its mark by now, *@next
- * stays where it is.
+ * Pass over marked regions from @begin on, many in one go: there may be
+ * millions, and each kick may make us pass over them again.  If @begin has lost
+ * its mark by now *@next stays where it is.
  */
-static void pass_by_marked(struct dm_clone_hydration *h, unsigned long begin,
-			   unsigned long end, unsigned long *next)
+static void pass_over_marked(struct dm_clone_hydration *h,
+			     unsigned long begin, unsigned long end,
+			     unsigned long *next)
 {
 	unsigned long run_end;
 
@@ -1117,9 +1142,10 @@ static void pass_by_marked(struct dm_clone_hydration *h, unsigned long begin,
 		*next = run_end;
 }
 
-/* Go on with the unhydrated region @begin, in what ends with region @end - 1. */
+/* Go on with the unhydrated region @begin; nothing from @end on. */
 static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
-		       unsigned long begin, unsigned long end, unsigned long *next)
+		       unsigned long begin, unsigned long end,
+		       unsigned long *next)
 {
 	unsigned long run_end;
 
@@ -1127,7 +1153,7 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 	if (dm_clone_find_run(h->map, begin, begin + nr, &run_end))
 		return true;	/* hydrated by now, look for another */
 	if (dm_clone_marks_find_run(&h->marks, begin, run_end, &run_end)) {
-		pass_by_marked(h, begin, end, next);
+		pass_over_marked(h, begin, end, next);
 		return true;
 	}
 
@@ -1135,8 +1161,8 @@ static bool start_from(struct dm_clone_hydration *h, unsigned long nr,
 }
 
 /*
- * Where to go on in the regions [from, end), of which @begin is the first that's
- * unhydrated?  If the last try ended at @from and has failed, then at a multiple of
+ * Where to go on in the regions [from, end), of which @begin is the first that
+ * is unhydrated?  If the last try ended at @from and failed, at a multiple of
  * the stride.
  */
 static unsigned long stride_on(struct dm_clone_hydration *h, unsigned long from,
@@ -1169,7 +1195,8 @@ static bool start_next(struct dm_clone_hydration *h)
 	if (next_wanted(h, &wanted)) {
 		begin = stride_on(h, wanted.begin, wanted.begin, wanted.end);
 		next = begin;
-		r = begin == wanted.end || start_from(h, nr, begin, wanted.end, &next);
+		r = begin == wanted.end ||
+		    start_from(h, nr, begin, wanted.end, &next);
 		tried_wanted(h, wanted.begin, next);
 		return r;
 	}
@@ -1196,20 +1223,20 @@ static void kick_zeroing(struct dm_clone_hydration *h, unsigned long pause)
 	mod_delayed_work(h->wq, &h->zero_work, pause);
 }
 
-bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h, unsigned long begin,
-				   unsigned long end)
+bool dm_clone_hydration_is_to_zero(struct dm_clone_hydration *h,
+				   unsigned long begin, unsigned long end)
 {
 	unsigned long run_end;
 
 	return dm_clone_marks_find_run(&h->marks, begin, end, &run_end) || run_end < end;
 }
 
-int dm_clone_hydration_zero_later(struct dm_clone_hydration *h, unsigned long begin,
-				  unsigned long end)
+int dm_clone_hydration_zero_later(struct dm_clone_hydration *h,
+				  unsigned long begin, unsigned long end)
 {
 	int r = dm_clone_marks_set(&h->marks, begin, end);
 
-	/* If the work is waiting, then for a reason. */
+	/* If the work waits it has a reason. */
 	if (!r)
 		queue_delayed_work(h->wq, &h->zero_work, 0);
 
@@ -1228,7 +1255,7 @@ static bool should_stop_zeroing(struct dm_clone_zero_job *job)
 	return !READ_ONCE(fill->hydration->running) || is_zeroing_awaited(fill->hydration);
 }
 
-/* Regions of the claim, from the first on, have been zeroed: up to this one. */
+/* The regions of the claim before this one have been zeroed. */
 static unsigned long zeroed_until(struct dm_clone_hydration *h)
 {
 	sector_t left = h->zero_fill.zero.left.begin;
@@ -1254,8 +1281,8 @@ static void release_zeroed(struct dm_clone_hydration *h, unsigned long pause)
 }
 
 /*
- * The regions have lost their marks, and are to be copied: as nothing else tells that
- * this pass has left something out, it has failed.
+ * The regions have lost their marks, and are to be copied.  Nothing else says
+ * that this pass has left something out, so it counts as failed.
  */
 static void zeroing_failed(struct dm_clone_hydration *h)
 {
@@ -1266,8 +1293,8 @@ static void zeroing_failed(struct dm_clone_hydration *h)
 }
 
 /*
- * What has been zeroed is hydrated, what's left of the claim keeps its marks, unless
- * it has failed.  A region that was left half-way may hold anything.
+ * What has been zeroed is hydrated; the rest of the claim keeps its marks,
+ * unless zeroing failed.  A region left half-way may hold anything.
  */
 static void zeroed_marked(struct dm_clone_zero_job *job)
 {
@@ -1279,13 +1306,14 @@ static void zeroed_marked(struct dm_clone_zero_job *job)
 	};
 	unsigned long pause = 0;
 
-	/* One that failed has been begun, one that was stopped perhaps. */
+	/* A step that failed may have written, one that was stopped too. */
 	if (done.end < claim->end)
 		h->events.spoilt(h->events.context);
 	if (done.end > done.begin) {
 		account(h, nr_sectors(h, &done), DM_CLONE_BY_ZEROING,
 			&(struct dm_clone_outcome) { .status = BLK_STS_OK });
-		if (dm_clone_set_range_hydrated(h->map, done.begin, done.end - done.begin))
+		if (dm_clone_set_range_hydrated(h->map, done.begin,
+						done.end - done.begin))
 			h->events.hydrated(h->events.context);
 	}
 	if (job->outcome.status)
@@ -1304,7 +1332,7 @@ static void zeroed_marked(struct dm_clone_zero_job *job)
 	release_zeroed(h, pause);
 }
 
-/* One at a time, unless all has been stopped. */
+/* One claim at a time, and none if all is stopped. */
 static bool account_zeroing(struct dm_clone_hydration *h)
 {
 	bool r;
@@ -1318,7 +1346,7 @@ static bool account_zeroing(struct dm_clone_hydration *h)
 	return r;
 }
 
-/* How many regions to claim at a time? */
+/* How many regions to claim at a time. */
 static unsigned long max_zeroing(struct dm_clone_hydration *h, bool dest_zeroed)
 {
 	unsigned int sectors = duty(h) < 100 ? DM_CLONE_MAX_PORTION : MAX_ZEROING;
@@ -1341,7 +1369,8 @@ static void zero_claimed(struct dm_clone_hydration *h, bool dest_zeroed)
 	WRITE_ONCE(h->zero_claim.lengthy, true);
 
 	if (!dest_zeroed) {
-		zero_span(h, fill, &all, h->passdown, should_stop_zeroing, zeroed_marked);
+		zero_span(h, fill, &all, h->passdown, should_stop_zeroing,
+			  zeroed_marked);
 		return;
 	}
 
@@ -1351,24 +1380,27 @@ static void zero_claimed(struct dm_clone_hydration *h, bool dest_zeroed)
 }
 
 /*
- * Those that another has claimed are left to that other.  Returns false if they are
- * not claimed now, and *@next is where to go on.
+ * Regions that another has claimed are left to it.  Returns false if nothing
+ * was claimed, and *@next is where to go on.
  */
 static bool claim_to_zero(struct dm_clone_hydration *h, unsigned long begin,
-			  unsigned long end, bool dest_zeroed, unsigned long *next)
+			  unsigned long end, bool dest_zeroed,
+			  unsigned long *next)
 {
 	unsigned long nr, taken_until;
 
-	nr = dm_clone_claim_free_part(h->claims, &h->zero_claim, begin, end, &taken_until);
+	nr = dm_clone_claim_free_part(h->claims, &h->zero_claim, begin, end,
+				      &taken_until);
 	if (!nr) {
 		*next = min(taken_until, end);
 		return false;
 	}
 
 	/*
-	 * Now that they're ours: are they still as they were?  And the destination:
-	 * nobody else spoils these regions from here on.  If it's no longer known to
-	 * be zero, then that's too much to be zeroed at a time.
+	 * They are ours now: are they still as they were?  And is the
+	 * destination, where nobody else spoils these regions from here on?  If
+	 * it is not known to be zero any more, they are too many to be zeroed
+	 * at a time.
 	 */
 	if (dm_clone_is_range_unhydrated(h->map, begin, nr) &&
 	    (!dest_zeroed || dm_clone_zeroer_is_dest_zeroed(h->zeroer)))
@@ -1379,13 +1411,14 @@ static bool claim_to_zero(struct dm_clone_hydration *h, unsigned long begin,
 	return false;
 }
 
-/* Returns true if it's worth going on at once. */
+/* Returns whether to go on at once. */
 static bool zero_next(struct dm_clone_hydration *h)
 {
 	bool dest_zeroed = dm_clone_zeroer_is_dest_zeroed(h->zeroer);
 	unsigned long begin, end, next;
 
-	if (!dm_clone_marks_find_first(&h->marks, max_zeroing(h, dest_zeroed), &begin, &end))
+	if (!dm_clone_marks_find_first(&h->marks, max_zeroing(h, dest_zeroed),
+				       &begin, &end))
 		return false;
 
 	if (dm_clone_find_run(h->map, begin, end, &next)) {
@@ -1404,9 +1437,10 @@ static bool zero_next(struct dm_clone_hydration *h)
 	dm_clone_marks_clear(&h->marks, begin, end);
 
 	/*
-	 * Whoever had the claim may have failed and released it since.  That has kicked
-	 * the engine, which has passed by for the sake of the marks.  Another kick, and
-	 * before the claim to be idle: see dm_clone_hydration_wait().
+	 * The owner of the claim may have failed and released it since.  That
+	 * has kicked the engine, which passed over the regions because of the
+	 * marks.  So kick it again, before this counts as idle: see
+	 * dm_clone_hydration_wait().
 	 */
 	spin_lock_irq(&h->lock);
 	kick(h);
@@ -1420,7 +1454,8 @@ static bool zero_next(struct dm_clone_hydration *h)
 static void do_zeroing(struct work_struct *work)
 {
 	struct dm_clone_hydration *h =
-		container_of(to_delayed_work(work), struct dm_clone_hydration, zero_work);
+		container_of(to_delayed_work(work), struct dm_clone_hydration,
+			     zero_work);
 
 	while (!READ_ONCE(h->zeroing) && zero_next(h))
 		cond_resched();
@@ -1432,7 +1467,7 @@ static void do_zeroing(struct work_struct *work)
  *---------------------------------------------------------------
  */
 
-/* In jiffies; 0: now. */
+/* How long to wait, in jiffies; 0: not at all. */
 static unsigned long time_to_wait(struct dm_clone_hydration *h)
 {
 	u64 now = get_jiffies_64();
@@ -1469,7 +1504,8 @@ void dm_clone_hydration_user_end(struct dm_clone_hydration *h, u64 start)
 static void do_hydration(struct work_struct *work)
 {
 	struct dm_clone_hydration *h =
-		container_of(to_delayed_work(work), struct dm_clone_hydration, work);
+		container_of(to_delayed_work(work), struct dm_clone_hydration,
+			     work);
 	unsigned long wait;
 
 	if (dm_clone_is_hydration_done(h->map)) {
@@ -1522,9 +1558,9 @@ void dm_clone_hydration_stop(struct dm_clone_hydration *h)
 	spin_unlock_irq(&h->lock);
 
 	/*
-	 * A large region may take long, at its pace even more so.  The work may have
-	 * accounted for a batch, or be about to go on with one region by region,
-	 * that the copier does not know yet: that's cancelled when it comes.
+	 * A large region may take long, even more so if paced.  The work may
+	 * have accounted for a batch, or be about to retry one, that the copier
+	 * does not know yet: that is cancelled when it comes.
 	 */
 	dm_clone_copier_cancel(h->copier);
 }
@@ -1541,14 +1577,14 @@ void dm_clone_hydration_wait(struct dm_clone_hydration *h)
 
 void dm_clone_hydration_shrink(struct dm_clone_hydration *h)
 {
-	/* The works drop what is listed, and marked. */
+	/* The works drop ranges and marks. */
 	queue_delayed_work(h->wq, &h->work, 0);
 	queue_delayed_work(h->wq, &h->zero_work, 0);
 }
 
 void dm_clone_hydration_start(struct dm_clone_hydration *h)
 {
-	/* First: what is started by running may not find itself cancelled. */
+	/* First: nothing that starts from now on may be cancelled. */
 	dm_clone_copier_resume(h->copier);
 
 	spin_lock_irq(&h->lock);
@@ -1611,9 +1647,9 @@ static void copier_has_room(void *context)
 }
 
 /*
- * Some portion has ended, and that of zeroing may be the only one there was: then nothing
- * else tells the copier and us.  It's one of a batch or of h->zeroing, which is still
- * accounted for, so dm_clone_hydration_wait() has yet to cancel what is queued here.
+ * A portion has ended.  If it was zeroing's, and the only one, nothing else
+ * tells the copier and us.  Its batch, or h->zeroing, is still accounted for,
+ * so dm_clone_hydration_wait() will cancel what is queued here.
  */
 static void pacer_has_room(void *context)
 {
@@ -1670,8 +1706,9 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 		goto bad_pacer;
 	}
 
-	h->copier = dm_clone_copier_create(geo->source, geo->dest, wq_source, wq_dest,
-					   h->pacer, h->zeroer, copier_has_room, h);
+	h->copier = dm_clone_copier_create(geo->source, geo->dest, wq_source,
+					   wq_dest, h->pacer, h->zeroer,
+					   copier_has_room, h);
 	if (IS_ERR(h->copier)) {
 		r = PTR_ERR(h->copier);
 		goto bad_zeroer;
