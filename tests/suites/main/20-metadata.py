@@ -135,7 +135,7 @@ def _(t):
 def _(t):
     clone = t.idle_clone(active=False, meta=t.disk(16 * MIB, fill=0))
     t.run("mkfs.ext4", "-q", clone.meta.path)
-    # ext4 leaves the first KiB alone, the superblock begins behind it.
+    # ext4 leaves the first KiB alone, the superblock is after it.
     must_refuse(t, clone, ["superblock"])
 
 

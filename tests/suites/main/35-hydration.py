@@ -35,8 +35,7 @@ def _(t):
     clone.model.set(2000, 80, 0)
     clone.get(4000, 8)
     clone.flush()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     t.until(lambda: stats(clone)["state"] == "done", "the state")
     s = stats(clone)
     if s["bytes_overwritten"] != 65 * 512 or s["bytes_zeroed"] != 80 * 512 or \
@@ -65,12 +64,11 @@ def _(t):
                     what=f"{key} {bad}")
     for key in ("hydration_threshold", "hydration_batch_size"):
         t.fails(lambda k=key: clone.message(f"{k} 0"), errno.EINVAL, what=f"{key} 0")
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("an idle device hydrates from a source with 20 ms of delay without tuning",
+@test("an idle device hydrates quickly from a source with 20 ms of delay, without tuning",
       defect="it copies one region at a time")
 def _(t):
     clone = t.clone(region=8, size=32 * MIB, active=False)
@@ -96,7 +94,7 @@ def _(t):
 
 
 def must_go_on(t, clone, found, least):
-    """Fails unless so many KiB/s were copied; misses if it copies no faster at all."""
+    """Fails unless this many KiB/s were copied; misses if it copies no faster at all."""
     if found >= least:
         return
     clone.message("hydration_rate 0")
@@ -107,7 +105,7 @@ def must_go_on(t, clone, found, least):
     raise Failure(f"{found:.0f} KiB/s, without a limit {unlimited:.0f} KiB/s")
 
 
-@test("hydration_rate is kept to within a tenth: {rate} KiB/s, regions of {region}",
+@test("hydration_rate is kept within a tenth: {rate} KiB/s, regions of {region}",
       rate=[1024, 4096], region=[8, 4096], ours="it has nothing of the kind")
 def _(t, rate, region):
     clone = t.clone(region=region, size=64 * MIB, active=False,
@@ -132,7 +130,7 @@ def _(t, rate, region):
     clone.check()
 
 
-@test("under user I/O without a pause hydration goes on at the floor, or faster",
+@test("under user I/O without pauses hydration goes on at the floor or faster",
       defect="it copies only while there is no user I/O")
 def _(t):
     clone = t.clone(region=8, size=64 * MIB, features=["no_hydration"])
@@ -169,8 +167,7 @@ def _(t):
         raise Failure(str(s))
     t.until(lambda: clone.device.info().event_nr != event, "an event")
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -186,7 +183,7 @@ def _(t):
     clone.check()
 
 
-@test("a write that waits for a paced copy does not wait for its pace",
+@test("a write that waits for a paced copy does not wait for the pace",
       ours="it has nothing of the kind")
 def _(t):
     clone = t.clone(region=8192, size=32 * MIB, active=False,
@@ -221,7 +218,7 @@ def _(t):
     clone.check()
 
 
-@test("suspend does not wait for a region copied slowly that is {what} when it comes",
+@test("suspend does not wait for a slowly copied region that is {what} when it comes",
       what={"about to be copied": "BATCH", "about to be tried again": "RETRY"},
       ours="it has nothing of the kind")
 def _(t, what):

@@ -32,7 +32,7 @@ def reads_of_source(clone, trace):
 
 
 def check_read_once(clone, trace, by_chance=0):
-    """by_chance: so many sectors may have been read twice."""
+    """by_chance: this many sectors may have been read twice."""
     count = reads_of_source(clone, trace)
     twice = sum(c > 1 for c in count)
     if max(count) > 2 or min(count) < 1 or twice > by_chance:
@@ -67,8 +67,7 @@ def _(t, region, nr):
             if clone.get(sector, 1) != [SOURCE]:
                 raise Failure(f"sector {sector} is wrong")
             clone.block.read(sector, length)
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     check_read_once(clone, trace)
     if not clone.stats()["bytes_read"]:
         raise Failure("no region was hydrated by a read")
@@ -85,15 +84,14 @@ def _(t, region):
     largest = 400
     with t.trace(clone.source) as trace:
         clone.random_io(threads=6, ops=150, max_sectors=largest, weights=only_reads).run()
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     # Whoever waits for a claim that is given up, because its regions were hydrated by
     # another before it was made, reads them without hydrating them.
     check_read_once(clone, trace, by_chance=4 * max(region, largest))
     clone.check()
 
 
-@test("a read of two regions hydrates the first while the second is written", ours=OURS)
+@test("a read of two regions hydrates the first while the second is being written", ours=OURS)
 def _(t):
     with modules.halting(t) as halts:
         clone = reading_clone(t, 8, size=16)
@@ -107,7 +105,7 @@ def _(t):
         clone.check()
 
 
-@test("hydration does not stand still after a read that gave up its claim", ours=OURS)
+@test("hydration goes on after a read that has given up its claim", ours=OURS)
 def _(t):
     with modules.halting(t) as halts:
         clone = reading_clone(t, 8, size=16)
@@ -155,12 +153,11 @@ def _(t, what):
     read.wait()
     write.wait()
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("what a reader does to his pages does not get to the destination", ours=OURS)
+@test("what a reader does to its pages does not reach the destination", ours=OURS)
 def _(t):
     clone = reading_clone(t, 128, active=False)
     clone.source.delay(30)
@@ -184,7 +181,7 @@ def _(t):
     check_stamp(clone.dest.block, 0, clone.size, SOURCE, "the destination")
 
 
-@test("who comes second to {first} in flight waits and does not read it again",
+@test("a read that meets {first} in flight waits and does not read the source again",
       ours=OURS, first={"a read": "read", "a copy": "copy"})
 def _(t, first):
     clone = reading_clone(t, 128)
@@ -199,8 +196,7 @@ def _(t, first):
         for job in jobs:
             if job.wait() != [SOURCE] * 8:
                 raise Failure("wrong data")
-        clone.enable_hydration()
-        clone.until_hydrated()
+        clone.hydrate()
     check_read_once(clone, trace)
 
 
@@ -221,12 +217,11 @@ def _(t):
         raise Failure("wrong data")
     t.fails(bad.wait, errno.EIO, what="a read of the bad sectors")
     clone.source.heal()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
-@test("reads that wait for a copy that gets half-way are served in parts", ours=OURS)
+@test("reads that wait for a copy that stops half-way are served in parts", ours=OURS)
 def _(t):
     clone = reading_clone(t, 8, size=512, core={"hydration_batch_size": 64})
     # The batch fails, and is copied again region by region, until somebody waits for it.
@@ -243,7 +238,7 @@ def _(t):
 
 
 @test("a source that fails {bad} what is read does not make the read fail", ours=OURS,
-      bad={"before": (128, 32), "behind": (176, 80)})
+      bad={"before": (128, 32), "after": (176, 80)})
 def _(t, bad):
     clone = reading_clone(t, 128)
     # The error comes before the data that was asked for.
@@ -303,8 +298,7 @@ def _(t):
     else:
         raise Failure("nothing is read ahead")
     clone.check()
-    clone.enable_hydration()
-    clone.until_hydrated()
+    clone.hydrate()
     clone.check()
 
 
@@ -319,7 +313,7 @@ def _(t):
         raise Failure(f"{status.hydrated} regions for {len(places)} reads")
 
 
-@test("more reads than there may be memory for are served", ours=OURS)
+@test("more reads than the bound on memory allows are served", ours=OURS)
 def _(t):
     clone = reading_clone(t, 8, size=64 * MIB)
     clone.dest.hold()
@@ -348,7 +342,7 @@ def _(t):
     clone.check()
 
 
-@test("suspend waits for what reads have begun, and commits it", ours=OURS)
+@test("suspend waits for what reads have begun to hydrate, and commits it", ours=OURS)
 def _(t):
     clone = reading_clone(t, 8)
     clone.dest.hold()
@@ -379,7 +373,7 @@ def _(t):
         raise Failure(clone.status().text)
 
 
-@test("random I/O with everything on, {region} regions, {kind} destination", ours=OURS,
+@test("random I/O with all features, {region} regions, {kind} destination", ours=OURS,
       region=SIZES, kind=["ram", "null"])
 def _(t, region, kind):
     clone = t.clone(region=region, size=8 * MIB, kind=kind, active=False,
@@ -403,7 +397,7 @@ def _(t, region, kind):
     clone.check_left_behind()
 
 
-@test("it is refused with regions that are too large", ours=OURS)
+@test("hydrate_on_read is refused with regions that are too large", ours=OURS)
 def _(t):
     t.fails(lambda: t.clone(region=4096, features=READING), errno.EINVAL)
     clone = reading_clone(t, 2048)

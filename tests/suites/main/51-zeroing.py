@@ -369,7 +369,7 @@ def _(t):
 
 
 def sparse_source(t, sectors, data, pitch):
-    """A source of zeroes, but for so many sectors in each of so many."""
+    """Zeroes, except for the first @data of each @pitch sectors."""
     source = t.disk(sectors, what="source", fill=0)
     for first in range(0, sectors, pitch):
         source.block.fill(SOURCE, first, data)

@@ -36,7 +36,7 @@ def is_mixture(clone, sector, stamps):
 def settle(clone, first, nr, stamps):
     """Each sector is that of one of several writers; that's what it has to stay.
 
-    On RAM disks not always: who writes at the same time copies at the same time, and may be
+    On RAM disks not always: those that write at the same time copy at the same time, and may be
     overtaken in the middle of a sector, without a clone as well.
     """
     for sector, found in enumerate(clone.get(first, nr), first):
@@ -158,7 +158,7 @@ def _(t):
     whole = t.background(lambda: clone.block.put(0, 256, 50))
     whole.must_block(0.3, "a write to a held destination")
     part = t.background(lambda: clone.block.put(130, 4, 51))
-    part.must_block(0.3, "a write behind it")
+    part.must_block(0.3, "a write after it")
     clone.dest.release()
     whole.wait()
     part.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Suspend, resume, reload, rename, remove: idle, under load, and in bad moments."""
+"""Suspend, resume, reload, rename, remove: idle, under load, and at bad moments."""
 
 import errno
 import time
@@ -155,7 +155,7 @@ def _(t):
     clone.check()
 
 
-@test("a table loaded early knows of everything written until it is made live",
+@test("a table loaded early knows all that is written until it goes live",
       defect=STALE)
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
@@ -165,8 +165,7 @@ def _(t):
     clone.put(1003, 2)
     clone.flush()
     clone.put(2048, 8)
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     clone.check()
     clone.reactivate()
     clone.check()
@@ -184,7 +183,7 @@ def _(t):
     clone.check()
 
 
-@test("a table loaded early knows of what hydration copied", defect=STALE)
+@test("a table loaded early knows what hydration has copied", defect=STALE)
 def _(t):
     clone = slowly_copying(t)
     clone.device.load(clone.table())
@@ -194,8 +193,7 @@ def _(t):
     clone.until(lambda s: s.hydrated > seen + 20, "more hydration")
     clone.put(0, 8)
     seen = clone.status().hydrated
-    clone.device.suspend()
-    clone.device.resume()
+    clone.device.suspend_resume()
     if clone.status().hydrated < seen:
         raise Failure(f"{seen} regions were hydrated, now {clone.status().text}")
     clone.source.heal()
@@ -248,7 +246,7 @@ def _(t):
     clone.check()
 
 
-@test("swapped to linear when done: the same content, the clone is gone")
+@test("swapped to linear when done: the same content, and the clone is gone")
 def _(t):
     clone = t.clone(region=8, size=4 * MIB)
     load = t.load(clone, threads=4, weights={"discard": 0})
@@ -273,7 +271,7 @@ def _(t):
     clone.check()
 
 
-@test("an open clone cannot be removed, and is none the worse for the attempt")
+@test("an open clone cannot be removed, and the attempt does no harm")
 def _(t):
     clone = slowly_copying(t, kind="null")
     load = t.load(clone, threads=4)
@@ -286,7 +284,7 @@ def _(t):
     clone.check()
 
 
-@test("removal in the middle of hydration does not wait for the rest of it")
+@test("removal during hydration does not wait for the rest of it")
 def _(t):
     clone = slowly_copying(t, delay=200)        # for a minute
     t.midway(clone)
@@ -374,7 +372,7 @@ def _(t):
     clone.check()
 
 
-@test("created and removed forty times, at any moment", limit=120)
+@test("a clone is created and removed forty times, at any moment", limit=120)
 def _(t):
     clone = t.clone(region=8, size=MIB, active=False)
     for i in range(40):
@@ -390,7 +388,7 @@ def _(t):
     clone.check()
 
 
-@test("loaded, never made live, removed: nothing is left, nothing was copied")
+@test("a clone that is loaded, never live, and removed leaves nothing and copies nothing")
 def _(t):
     clone = t.clone(region=8, active=False)
     for _ in range(5):
@@ -431,15 +429,14 @@ def _(t):
     clone.source.heal()
     load.stop()
     clone.device.clear()
-    clone.enable_hydration()
-    clone.until_hydrated(60)
+    clone.hydrate(60)
     clone.check()
     clone.deactivate()
     clone.check_left_behind()
     t.note(f"{steps} steps, {load.done} operations")
 
 
-@test("nothing of a removed clone holds its devices")
+@test("a removed clone does not hold its devices")
 def _(t):
     clone = t.clone(region=8)
     clone.until_hydrated()
@@ -454,8 +451,8 @@ def _(t):
         raise Failure("the source has changed")
 
 
-@test("a metadata device hangs while a table opens it: other clones come and go, and who "
-      "names the same device waits", ours="it has other rules")
+@test("a metadata device hangs while a table opens it: other clones come and go, and a "
+      "table that names the same device waits", ours="it has other rules")
 def _(t):
     other = t.idle_clone(size=MIB)
     hung = t.idle_clone(size=MIB, active=False)
@@ -517,7 +514,7 @@ def finished(t):
     return clone, strange
 
 
-@test("a finished clone takes any device for its source: {how}", ours="it looks at the source",
+@test("a finished clone accepts any device as its source: {how}", ours="it looks at the source",
       how={"when it is activated again": False, "in a new table": True})
 def _(t, how):
     clone, strange = finished(t)
@@ -546,7 +543,7 @@ def _(t):
     clone.check()
 
 
-@test("what would be no source is refused while a region is missing, and nothing is written")
+@test("a bad source is refused while a region is missing, and nothing is written")
 def _(t):
     for formatted in False, True:
         clone = t.idle_clone(size=2 * MIB, region=8, active=formatted)

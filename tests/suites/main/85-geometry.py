@@ -115,7 +115,7 @@ def _(t, size):
     clone.until_hydrated()
     clone.put(size - 3, 3)
     clone.deactivate()
-    check_stamp(dest.block, size, dest.sectors - size, FORMER, "behind the end")
+    check_stamp(dest.block, size, dest.sectors - size, FORMER, "beyond the end")
 
 
 @test("a target of {size} sectors", size=[1, 7, 8, 9, 63 * 8, 64 * 8, 65 * 8])
