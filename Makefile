@@ -63,6 +63,20 @@ style:
 check-kernels:
 	@KERNEL=$(KERNEL) scripts/check-kernels $(TESTS)
 
+# ROOTS= selects some of Debian's releases.
+check-install: modules
+	@$(PACKAGES) check demo install
+	@+$(MAKE) --no-print-directory -C tests
+	@scripts/check-install
+
+# KERNEL= selects one.
+check-tree:
+	@scripts/check-tree
+
+# TREE= is a kernel's source tree.
+patch-series:
+	@scripts/make-patch-series $(TREE)
+
 check-fuzz: modules peer
 	@$(PACKAGES) check
 	@+$(MAKE) --no-print-directory -C tests/fuzz
@@ -140,6 +154,11 @@ help:
 #:                   last line: N passed, N failed
 #:   make fuzz-tools look for input that the tools cannot stand, with libFuzzer, for
 #:                   FUZZ_SECONDS each; last line: N passed, N failed
+#:   make check-install   install on fresh roots of Debian 12 and 13, by hand and with
+#:                   dkms, and run the demo on their kernels; last line: N passed, N failed
+#:   make check-tree   build it with the kernel, from the source of several, and apply
+#:                   the patch series; last line: N passed, N failed
+#:   make patch-series TREE=   patches for the device-mapper list, in build/patch-series
 #:   make soak       everything at once and for long; last line: N passed, N failed
 #:   make bench      count what I/O costs, beside dm-linear, the kernel's own target and
 #:                   others, in about 15 minutes: tables, and build/bench/io.json, io.rst
@@ -157,6 +176,8 @@ help:
 #:   TESTS=          with make check: only tests with this in their names
 #:   CHECK_TIMEOUT=  with make check: the time limit in seconds (4200)
 #:   CHECK_MACHINES= with make check: how many virtual machines share the tests (2)
+#:   ROOTS=          with make check-install: some of bookworm, bookworm-backports,
+#:                   trixie, trixie-backports
 #:   SEED=           with make check-fuzz, check-crash and soak: repeat an earlier run
 #:   KERNEL=         with make check-kernels: only 6.1, 6.12 or newest
 #:   STATES=         with make check-crash: how many states (20000)
@@ -173,5 +194,5 @@ help:
 #:   INSTALL_PACKAGES=no   do not install missing Debian packages
 
 .PHONY: all modules peer install tools install-tools check check-tools fuzz-tools \
-	check-kernels style soak check-fuzz check-crash check-debug bench bench-hydration demo shell \
-	clean help
+	check-kernels check-install check-tree patch-series style soak check-fuzz check-crash \
+	check-debug bench bench-hydration demo shell clean help
