@@ -259,7 +259,7 @@ static int sb_check(DM_CLONE_VALIDATOR *v, struct dm_block *b,
 	}
 
 	if (le64_to_cpu(sb->blocknr) != dm_block_location(b)) {
-		DMERR("superblock: says that it belongs to block %llu",
+		DMERR("superblock: claims to be block %llu",
 		      (unsigned long long)le64_to_cpu(sb->blocknr));
 		return -EUCLEAN;
 	}
@@ -495,7 +495,7 @@ static int __read_superblock(struct dm_clone_metadata *cmd,
 static void tell_leaks(struct dm_clone_metadata *cmd, u64 nr)
 {
 	if (nr && !cmd->leaks_told)
-		DMWARN("%pg: space map counts %llu blocks more often than they are in use: lost",
+		DMWARN("%pg: space map counts too many references to %llu blocks: lost",
 		       cmd->bdev, (unsigned long long)nr);
 	cmd->leaks_told = true;
 }

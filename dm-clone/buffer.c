@@ -40,7 +40,7 @@
 static unsigned int max_kib;
 module_param_named(clone_buffer_kib, max_kib, uint, 0644);
 MODULE_PARM_DESC(clone_buffer_kib,
-		 "KiB of memory for data that is being copied, of all clones together");
+		 "KiB of memory for data that is being copied, for all clones together");
 
 /* Pages in buffers.  Chunks on their way from the cache count twice. */
 static atomic_long_t nr_pages_used;
@@ -167,7 +167,8 @@ static int get_held_kib(char *result, const struct kernel_param *kp)
 
 static const struct kernel_param_ops held_ops = { .get = get_held_kib };
 module_param_cb(clone_buffer_held_kib, &held_ops, NULL, 0444);
-MODULE_PARM_DESC(clone_buffer_held_kib, "KiB of that in use, or kept for a moment");
+MODULE_PARM_DESC(clone_buffer_held_kib,
+		 "KiB of clone_buffer_kib that are in use, or kept for a moment");
 
 static struct shrinker *shrinker;
 

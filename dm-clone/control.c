@@ -769,7 +769,7 @@ int dm_clone_message(struct dm_target *ti, unsigned int argc, char **argv,
 	memalloc_noio_restore(noio);
 
 	if (r == -EINVAL)
-		DMERR("%s: unsupported message '%s', or arguments that do not fit it",
+		DMERR("%s: message '%s' is unknown, or has wrong arguments",
 		      clone_name(clone), argv[0]);
 
 	return r;

@@ -124,7 +124,7 @@ static int check_allocated(struct checker *c, u64 b)
 	if (count < 0)
 		return count;
 
-	return count ? 0 : damaged(b, "in use, but not so in the space map");
+	return count ? 0 : damaged(b, "in use, but free in the space map");
 }
 
 /* Something refers to @b, and nothing else may. */
@@ -251,7 +251,7 @@ static int check_ref_count(struct checker *c, u64 key, const void *value)
 	if (count < 0)
 		return count;
 	if (count != MANY_REFERENCES || le32_to_cpup(value) < MANY_REFERENCES)
-		return damaged(key, "counted in two different ways");
+		return damaged(key, "counts of references that disagree");
 
 	c->nr_many--;
 	return 0;
@@ -344,15 +344,16 @@ static int check_space_map_root(struct checker *c,
 	u64 nr_blocks = le64_to_cpu(root->nr_blocks);
 
 	if (nr_blocks > DM_SM_METADATA_MAX_BLOCKS || !nr_blocks) {
-		DMERR("space map claims %llu blocks, that is impossible",
-		      (unsigned long long)nr_blocks);
+		DMERR("space map claims %llu blocks, 1 to %llu are possible",
+		      (unsigned long long)nr_blocks,
+		      (unsigned long long)DM_SM_METADATA_MAX_BLOCKS);
 		return -EUCLEAN;
 	}
 
 	if (nr_blocks > nr_dev_blocks) {
-		DMERR("metadata device has %llu metadata blocks, its metadata speaks of %llu",
-		      (unsigned long long)nr_dev_blocks,
-		      (unsigned long long)nr_blocks);
+		DMERR("space map claims %llu blocks, the device has %llu",
+		      (unsigned long long)nr_blocks,
+		      (unsigned long long)nr_dev_blocks);
 		return -EUCLEAN;
 	}
 
@@ -396,7 +397,7 @@ static int check_space_map(struct checker *c, const struct disk_space_map *root)
 	r = check_tree(c, &ref_counts, le64_to_cpu(root->ref_count_root));
 	if (!r && c->nr_many)
 		return damaged(le64_to_cpu(root->ref_count_root),
-			       "space map without some of its large counts");
+			       "space map that lacks large counts");
 
 	return r;
 }

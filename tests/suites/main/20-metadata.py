@@ -254,7 +254,7 @@ def _(t):
         set_count(clone, number, 2)
     log = kmsg.Log()
     clone.activate()
-    said = [line for line in log.read() if "more often" in line]
+    said = [line for line in log.read() if "too many references" in line]
     if len(said) != 1 or " 3 blocks" not in said[0]:
         raise Failure(f"it said: {said}")
     for region in range(20, 60):
