@@ -78,7 +78,7 @@ lib = _load_library()
 
 
 def stamped(sector, nr, stamp):
-    """So many sectors from this one on, as bytes."""
+    """@nr sectors from this one on, as bytes."""
     buf = ctypes.create_string_buffer(nr * SECTOR)
     lib.stamp_fill(buf, sector, nr, stamp)
     return buf.raw
@@ -91,7 +91,7 @@ def _raise(number, what):
 class Block:
     """A block device opened O_DIRECT. Sectors everywhere; data is bytes.
 
-    Each thread may use it. Nothing is cached: what is read was just read.
+    Threads may share it. Nothing is cached: what is read was just read.
     """
 
     def __init__(self, path, readonly=False):
@@ -189,7 +189,7 @@ class Model:
     """What a device should hold, a stamp a sector.
 
     `origin` is the sector of the device at which the stamps' own numbering
-    begins: 0 but for a target that is not the first in its table.
+    begins: 0 unless the target is not the first in its table.
     """
 
     def __init__(self, sectors, stamp=SOURCE, first=0, origin=0):
@@ -204,7 +204,7 @@ class Model:
         return self._c.origin
 
     def copy(self):
-        """What the device should hold now, for one that goes a way of its own."""
+        """A copy, for a device that changes separately from now on."""
         out = Model(self.sectors, first=self._c.first, origin=self.origin)
         ctypes.memmove(out._now, self._now, ctypes.sizeof(self._now))
         ctypes.memmove(out._alt, self._alt, ctypes.sizeof(self._alt))

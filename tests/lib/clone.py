@@ -20,9 +20,10 @@ STATUS = re.compile(
 
 
 class Status:
-    """A status line, taken apart without mercy.
+    """A strictly parsed status line.
 
-    Less strict parsers are served as well; a stricter one would refuse what the kernel's own target prints.
+    Less strict parsers are served as well; a stricter one would refuse what the
+    kernel's own target prints.
     """
 
     def __init__(self, text):
@@ -52,7 +53,7 @@ class Status:
         self.features, words = self._group(words)
         core, words = self._group(words)
         if words or len(core) % 2:
-            raise Failure(f"words too many: {self.text!r}")
+            raise Failure(f"too many words: {self.text!r}")
         if set(self.features) - set(FEATURES):
             raise Failure(f"unknown features: {self.text!r}")
         self.core = dict(zip(core[::2], map(int, core[1::2])))
@@ -198,10 +199,10 @@ class Clone:
         self.model.check(self.block)
 
     def check_left_behind(self):
-        """After deactivation: the metadata tells, truly, where all data is."""
+        """After deactivation: the metadata says truly where all data is."""
         image = metadata.read(self.meta.block)
         if image.region_size != self.region or image.target_size != self.size:
-            raise Failure(f"the metadata tells of {image.target_size} sectors in "
+            raise Failure(f"the metadata is for {image.target_size} sectors in "
                           f"regions of {image.region_size}")
         bitmap = metadata.live_bitmap(self.meta.block, self.regions)
         self.model.check_offline(self.source.block, self.dest.block, bitmap,
@@ -228,14 +229,14 @@ class Clone:
             if condition(status):
                 return status
             if time.monotonic() > deadline:
-                raise Failure(f"{what} did not come; status: {status.text}")
+                raise Failure(f"waited in vain for {what}; status: {status.text}")
             time.sleep(0.02)
 
     def until_hydrated(self, timeout=40):
         return self.until(lambda s: s.done, "the end of hydration", timeout)
 
     def hydrate(self, timeout=40):
-        """All of it, from now on."""
+        """Enables hydration, and waits for its end."""
         self.enable_hydration()
         return self.until_hydrated(timeout)
 
@@ -247,7 +248,7 @@ class Clone:
         return self.device.message(text, sector=self.offset)
 
     def stats(self):
-        """The words of the reply; numbers as such."""
+        """The words of the reply, as a dict; numbers as numbers."""
         words = (word.split("=") for word in self.message("stats").split())
         return {key: int(value) if value.lstrip("-").isdigit() else value
                 for key, value in words}

@@ -53,7 +53,7 @@ class Job:
 
     @property
     def stack(self):
-        """Where its thread is in the kernel; nothing if it is over, or not there."""
+        """The kernel stack of its thread; empty if it has ended, or is not in the kernel."""
         try:
             with open(f"/proc/self/task/{self._thread.native_id}/stack",
                       encoding="ascii") as f:
@@ -93,7 +93,7 @@ class Context:
         raise Skip(reason)
 
     def midway(self, *clones):
-        """What follows is about clones whose hydration is under way."""
+        """For tests of clones whose hydration is under way: Missed if it is over."""
         for clone in clones:
             if clone.status().done:
                 raise Missed(f"hydration was over too early: {clone.status().text}")
@@ -143,7 +143,7 @@ class Context:
                 raise Failure(f"{what} failed with {error.strerror}, not with " +
                               " or ".join(map(os.strerror, numbers))) from None
             return error
-        raise Failure(f"{what} should fail, but it works")
+        raise Failure(f"{what} should fail, but does not")
 
     def run(self, *command, check=True, timeout=60):
         done = subprocess.run(command, capture_output=True, text=True,
@@ -183,12 +183,12 @@ class Context:
         return disk
 
     def add_disk(self, disk):
-        """A disk of another sort, to be healed and closed in the end."""
+        """Another kind of disk, to be healed and closed in the end."""
         self._disks.append(disk)
         return disk
 
     def source(self, sectors, kind="ram", **options):
-        """A disk that must end as it began."""
+        """A disk whose content must never change."""
         disk = self.disk(sectors, kind, fill=SOURCE, what="source", **options)
         self._sources.append(disk)
         return disk
@@ -252,7 +252,7 @@ class Context:
             clone.deactivate()
 
     def load(self, clone, **args):
-        """Random I/O in the background; stop() it to hear how it went."""
+        """Random I/O in the background; stop() raises what went wrong."""
         load = clone.random_io(**args).start()
         self._loads.append(load)
         return load
@@ -268,7 +268,7 @@ class Context:
     # File systems
 
     def mount(self, device, kind, options="", keep=False):
-        """Where it is mounted; with keep it is unmounted by someone else."""
+        """Mounts it, and returns where; with keep somebody else unmounts it."""
         where = self.folder()
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mount(device.encode(), where.encode(), kind.encode(), 0,
@@ -286,7 +286,7 @@ class Context:
     # The end
 
     def close(self, failed):
-        """Takes all down. A failed test does not fail again for it."""
+        """Takes everything down; errors of this do not fail a test that has failed."""
         errors = []
 
         def attempt(fn):

@@ -30,7 +30,7 @@ ARENA_KIB = 1 << 20
 LOOP_CONTROL = "/dev/loop-control"
 LOOP_CTL_GET_FREE, LOOP_SET_FD, LOOP_CLR_FD = 0x4C82, 0x4C00, 0x4C01
 LOOP_SET_DIRECT_IO = 0x4C08
-FOREVER = 60 * 60 * 1000        # ms; nothing waits so long
+FOREVER = 60 * 60 * 1000        # ms; nothing waits that long
 
 
 def modprobe(*args):
@@ -46,8 +46,8 @@ def _put(path, value):
 
 
 def ram_disks(number, kib):
-    """Loads the RAM disks. Newer kernels' have discard, which is taken from them: these
-    are the disks without."""
+    """Loads the RAM disks. Those of newer kernels take discards, which is
+    switched off: these are the disks without."""
     modprobe("brd", f"rd_nr={number}", "max_part=0", f"rd_size={kib}")
     for node in range(number):
         _put(f"/sys/block/ram{node}/queue/discard_max_bytes", 0)
@@ -89,7 +89,7 @@ def null_blk(name, sectors, discard=True, cache=True, block_size=512, busy_ms=0,
              queue=None):
     """A null_blk device with memory. Sparse, and gone when removed. With busy_ms it
     takes one request at a time, each of which takes this long, as a queue of hardware;
-    queue is for others: what null_blk is to be told of it."""
+    queue sets other values of null_blk's queue."""
     modprobe("null_blk", "nr_devices=0")
     path = f"{sweep.NULLB}/{name}"
     os.mkdir(path)
@@ -118,14 +118,14 @@ SCSI_MIB = 8
 
 
 def set_scsi_debug(**parameters):
-    """What disks to come say of themselves, and what all of them do."""
+    """Sets what new disks say of themselves, and what all of them do."""
     for key, value in parameters.items():
         _put(f"/sys/module/scsi_debug/parameters/{key}", value)
 
 
 def scsi_debug(sectors, **parameters):
-    """A disk of scsi_debug: both discard and write-zeroes. All have the same size; the
-    one that was made last is to go first."""
+    """A disk of scsi_debug: both discard and write-zeroes. All have the same size, and
+    are removed last to first."""
     if sectors > SCSI_MIB * MIB:
         raise Failure(f"scsi_debug is told to make disks of {SCSI_MIB} MiB")
     modprobe("sd_mod")
@@ -188,7 +188,7 @@ def loop_over(path, depth=None):
 
 
 class Disk:
-    """A device of a test that can be held up, made to fail, or slowed down."""
+    """A device that a test can hold, make fail, or slow down."""
 
     def __init__(self, name, sectors, backing, readonly=False):
         self.sectors = sectors
@@ -341,8 +341,8 @@ class Disk:
 
 
 class Cache(Disk):
-    """A disk with a cache that a test knows all about: its flushes go a way of their
-    own, where they can fail; and they, or writes of the first block, can be held."""
+    """A disk with a cache that a test controls: its flushes take a separate way, where
+    they can fail; and they, or writes of the first block, can be held."""
 
     def __init__(self, name, base):
         super().__init__(name, base.sectors, Backing(base.path))
@@ -350,7 +350,7 @@ class Cache(Disk):
         self.hold_some()
 
     def hold_some(self, superblock=False, flush=False):
-        """Neither: what was held goes on, and nothing is held any more."""
+        """Holds writes of the first block, or flushes; what was held before goes on."""
         def piece(first, nr):
             place = f"{self.backing.number} {self.backing.offset + first}"
             write = FOREVER if superblock and not first else 0

@@ -2,9 +2,9 @@
 """Device-mapper by ioctl.
 
 A process start is slow in an emulated machine, and dmsetup hides what a test of
-a target wants to say (suspend without flush, status without flush, the event
+a target has to say (suspend without flush, status without flush, the event
 number). The tests speak the ioctl interface themselves; one or two of them use
-dmsetup to see that people can.
+dmsetup, to see that people can.
 """
 
 import ctypes

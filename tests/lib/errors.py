@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How a test ends other than well."""
+"""How a test ends if it does not pass."""
 
 
 class Failure(Exception):
-    """The thing tested did what it must not do."""
+    """What is tested did what it must not do."""
 
 
 class Missed(Exception):
-    """The situation that this test is about did not come about.
+    """The situation that this test is about did not occur.
 
     For a precondition that cannot be made certain, and for nothing else: the test
-    is run again. What the thing tested did in that situation is no reason.
+    is run again. What is tested doing wrong in that situation is no reason.
     """
 
 

@@ -15,7 +15,7 @@ clone. Regions are used like this:
     0   4   8   12  16  20  24                  39
     |   |***|***|   |###|   |                    |
          |   |       |
-         |   |       what is done to the clone, unless it's done to all of it
+         |   |       what is done to the clone, unless to all of it
          |   written and acknowledged, not flushed
          written and flushed
 
@@ -38,7 +38,7 @@ FLUSHED = 4 * REGION, 4 * REGION        # (sector, number of sectors)
 PENDING = 8 * REGION, 4 * REGION
 PLACE = 16 * REGION, 4 * REGION
 
-QUICK = 10                              # seconds for what must not wait at all
+QUICK = 10                              # seconds, for what must not wait at all
 PATIENT = 15
 
 COMMIT_PERIOD = 0.9                     # seconds, and a little less: nothing is committed yet
@@ -46,7 +46,7 @@ TRIES = 30
 
 
 class Ailing(disks.Disk):
-    """A disk whose reads, writes and flushes can be spoiled one by one."""
+    """A disk whose reads, writes and flushes can fail independently."""
 
     def __init__(self, t, sectors, backing, what):
         super().__init__(t.name(what), sectors, backing)
@@ -95,7 +95,7 @@ class Rig:
             disk.heal()
 
     def clone(self):
-        """A new one, that copies nothing by itself."""
+        """A new clone that copies nothing by itself."""
         _, dest, meta = self.bases
         dest.block.fill(FORMER)
         meta.block.fill(ZERO, 0, 8)
@@ -104,7 +104,7 @@ class Rig:
 
 
 class Expected:
-    """What is to be seen of a kind of failure.
+    """What a kind of failure should look like.
 
     fails:      the stages in which the user gets an error
     mode:       that a commit, or the attempt, leads to
@@ -151,7 +151,7 @@ class Case:
     # What stages use
 
     def attempt(self, fn):
-        """What may fail as is expected of this stage; whether it went well."""
+        """Does what may fail in this stage; returns whether it went well."""
         try:
             self.t.within(PATIENT, fn, self.stage.name)
             return True
@@ -181,7 +181,7 @@ class Case:
         self.change(lambda: self.clone.discard(*where), where, ZERO, FORMER)
 
     def nothing_arrived(self, where):
-        """Copies of these sectors were dropped: what the destination held shows."""
+        """Copies of these sectors were dropped: the destination's old data shows."""
         if self.expected.lies and self.device == "dest":
             self.clone.model.set(*where, FORMER)
 
@@ -235,7 +235,7 @@ class Case:
             self.clone.mode() != "rw"
 
     def _get_there(self):
-        """All up to what is done to the clone; again if a commit by the clock spoils it."""
+        """Up to what is done to the clone; again if a commit by the clock spoils it."""
         for _ in range(TRIES):
             self._begin()
             self._disk().ail(**self.moods)
@@ -267,7 +267,7 @@ class Case:
         if self.error and not should:
             raise Failure(f"the user gets an error: {self.error}")
         if self.error and self.stage.before and not self._logged("clone"):
-            raise Failure("a table is refused, the log says nothing of it")
+            raise Failure("a table is refused, and the log says nothing about it")
 
     def _questions(self):
         device = self.clone.device
@@ -281,7 +281,8 @@ class Case:
         self._questions()
         status = clone.status()
         if self.stage.commits and status.mode != expected.mode:
-            raise Failure(f"mode should be {expected.mode}: {status.text}")
+            raise Failure(f"expected mode {expected.mode}, found {status.mode}; "
+                          f"status: {status.text}")
         if status.mode not in ("rw", expected.mode):
             raise Failure(f"mode: {status.text}")
         self._judge_report()
@@ -311,7 +312,7 @@ class Case:
             raise Failure("an event, but nothing has happened")
 
     def deactivate(self):
-        """What could not be committed may be as the source has it, next time."""
+        """What could not be committed may read as the source next time."""
         may_lose = self.expected.mode != "rw" or \
             (self.expected.lies and self.device == "meta")
         self.clone.deactivate()
@@ -320,13 +321,13 @@ class Case:
                 self.clone.model.maybe(*where, SOURCE)
 
     def _resume(self):
-        """It says in the log what has come of it, and raises an event if it's well."""
+        """The log says what has come of it, and there is an event if it went well."""
         device = self.clone.device
         event = device.info().event_nr
         device.suspend_resume()
         back = self.clone.mode() == "rw"
         if not self._logged("back in write mode" if back else "deactivate and activate"):
-            raise Failure("resumed, and the log says nothing of what came of it")
+            raise Failure("resumed, and the log does not say with which result")
         if back and device.info().event_nr == event:
             raise Failure("back in write mode without an event")
 
@@ -336,7 +337,7 @@ class Case:
             clone.activate()
         clone.check()
         if clone.mode() != "rw" and self.expected.comes_back == "itself":
-            raise Failure(f"not what was to be expected: {clone.status().text}")
+            raise Failure(f"it did not come back by itself: {clone.status().text}")
         if clone.mode() != "rw":
             self._resume()
             clone.check()
@@ -348,7 +349,7 @@ class Case:
             raise Failure(f"no way back: {clone.status().text}")
 
     def _live_on(self):
-        """It's sound again: writes, flushes, another life, and to the end."""
+        """The disk is sound again: writes, flushes, another life, and to the end."""
         clone = self.clone
         clone.put(PLACE[0] - 3, 7)
         clone.flush()

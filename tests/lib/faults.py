@@ -18,7 +18,7 @@ DEBUGFS = "/sys/kernel/debug"
 ALLOCATORS = ("failslab", "fail_page_alloc")
 SYS_IOCTL = 16
 
-# So many chances to fail in one call mean that something goes round in circles.
+# This many chances to fail in one call mean an endless loop.
 MOST = 20000
 
 
@@ -50,8 +50,8 @@ def need():
 class Allocations:
     """Which allocations may fail, and how often; nothing fails by itself.
 
-    Without this only those that must not sleep would: the kernel takes it that
-    others do not fail. But nothing promises it. With only_marked it is only the
+    Without this only those that must not sleep would: the kernel assumes that
+    others never fail, which nothing promises. With only_marked it is only the
     former, of marked tasks.
     """
 
@@ -68,7 +68,7 @@ class Allocations:
                 _put(f"{DEBUGFS}/{name}/{key}", value)
         _put(f"{DEBUGFS}/fail_page_alloc/ignore-gfp-highmem", "N")
         _put(f"{DEBUGFS}/fail_page_alloc/min-order", 0)
-        # Last: before the filter is set everybody would be hit, we too.
+        # Last: before the filter is set this would hit everybody, and us.
         for name in ALLOCATORS:
             _put(f"{DEBUGFS}/{name}/probability", self.probability)
         return self
@@ -94,7 +94,7 @@ def mark_kernel_threads(yes=True):
 
 
 class Call:
-    """What came of one system call with a fault in it."""
+    """The result of one system call with a fault in it."""
 
     def __init__(self, fail_nth, n, lib):
         self._fail_nth, self._n, self._lib = fail_nth, n, lib
@@ -124,7 +124,7 @@ class _FaultyLibc:
 
 
 class Nth:
-    """Makes the nth chance of a call come true, n = 1, 2, 3... to the last.
+    """Makes the nth chance of a call fail, n = 1, 2, 3... to the last.
 
         nth = Nth()
         for call in nth.each():
@@ -133,7 +133,7 @@ class Nth:
 
     Where the same places in the code have many chances (a loop that gets pages),
     some of them do; $EVERY_FAULT=yes takes all. The loop ends after the first call
-    with no fault in it. A thread has its own.
+    with no fault in it. Each thread has its own.
     """
 
     def __init__(self):
@@ -147,7 +147,7 @@ class Nth:
     def each(self, every=False):
         last, step = 0, 1
         stride = 1 if every or self._every else 32
-        back = False            # looking for what the last stride passed by
+        back = False            # for what the last stride has passed over
         while True:
             call = Call(self._fd, last + step, self._lib)
             yield call
@@ -260,7 +260,7 @@ class Bios:
 
 
 def quiet_console(yes):
-    """Leaves warnings out of the slow console; the log has them all the same."""
+    """Keeps warnings off the slow console; the log has them anyway."""
     _put("/proc/sys/kernel/printk", "4 4 1 7" if yes else "7 4 1 7")
 
 

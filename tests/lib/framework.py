@@ -17,8 +17,8 @@ combination; a dict gives the values names:
 Each test runs in a child of its own, so that the parent can watch it, tell why
 it hangs, and clean up after it. A test fails when it raises, when it takes
 longer than its limit, when it leaves a device behind, and when the kernel
-complains meanwhile. It is run again, a few times, only if it says by itself that
-it has missed the situation it is about (lib/errors.py).
+complains meanwhile. It is run again, a few times, only if it says by itself that it
+has missed its situation (lib/errors.py).
 """
 
 import ast
@@ -37,7 +37,7 @@ from lib.errors import Failure, Missed, Skip
 
 DEFAULT_LIMIT = 120             # seconds
 EXIT_LIMIT = 15                 # from the end of a test to that of its process
-TRIES = 5                       # of a test that misses what it is about
+TRIES = 5                       # of a test that misses its situation
 
 _tests = []
 
@@ -112,7 +112,7 @@ class Result:
 
 
 def _condition(filename, line):
-    """What the `if` asked that has line @line as its body: so it was not to be."""
+    """The condition of the `if` that has line @line as its body: it should be false."""
     with open(filename, encoding="utf-8") as f:
         tree = ast.parse(f.read())
     asked = None
@@ -169,7 +169,7 @@ def _child(t, make_context, pipe):
 
 
 def _read_result(pipe, limit):
-    """The child's result, None if there is none within the limit."""
+    """The child's result, or None if there is none within the limit."""
     deadline = time.monotonic() + limit
     data = b""
     while True:
@@ -195,7 +195,7 @@ def _reap(pid, limit):
 
 
 def _end_child(pid, result, patience):
-    """Sees the child off; adds to the result what keeps it."""
+    """Waits for the child's end; adds what delays it to the result."""
     if _reap(pid, EXIT_LIMIT * patience):
         return
     stuck = sweep.blocked_tasks()
@@ -237,7 +237,7 @@ def _add_failure(result, text):
 
 
 def run_test(t, make_context, log, peer=False, patience=1):
-    """Runs one test with all that surrounds it; again if it missed its subject."""
+    """Runs one test with all that surrounds it; again if it missed its situation."""
     if peer and t.ours:
         return Result("skip", f"not for the kernel's own target: {t.ours}")
 

@@ -49,7 +49,7 @@ class _Split(disks.Disk):
 
 
 class Rig:
-    """The devices of a test, that many clones use one after the other."""
+    """The devices of a test, used by many clones one after the other."""
 
     def __init__(self, t, kind="ram"):
         self.t = t
@@ -163,7 +163,7 @@ class Pair:
         self.flushed = list(self.before)
         self.clone.activate()
 
-    # For those that say what is held, and what is driven in
+    # For Hold and Driven
 
     def sectors(self, begin, end):
         """From and to these regions, plus a number of sectors."""
@@ -177,7 +177,7 @@ class Pair:
         return Io(what, *self.sectors(begin, end), stamp)
 
     def write_first(self, begin, end, flush):
-        """Something written before all that."""
+        """Writes something before all that."""
         io = self.io("write", begin, end)
         io.run(self.clone.block)
         self.before = [io.apply(i, s) for i, s in enumerate(self.before)]
@@ -190,7 +190,7 @@ class Pair:
         return self.job
 
     def start(self, io):
-        """Holds this one."""
+        """Starts the operation to be held."""
         self.held = io
         block = self.clone.block
         self.held_job = self.t.background(lambda: io.run(block))
@@ -258,7 +258,7 @@ class Pair:
                 raise Failure(f"{io.what} of [{io.begin}, {io.end}) failed")
 
     def _check_failed_flush(self):
-        """What could not be committed stays so: one error is no absolution."""
+        """What could not be committed stays so: later flushes fail too."""
         if self.held and self.held.what == "flush" and self.held.error:
             again = self.io("flush")
             again.run(self.clone.block)
@@ -305,7 +305,7 @@ class Pair:
         return False
 
     def _check_crash(self):
-        """All was flushed: so it is all there if the power goes now."""
+        """All was flushed: it is all there if the power goes now."""
         for attempt in range(20):
             try:
                 self.clone.check_left_behind()
@@ -316,7 +316,7 @@ class Pair:
                     raise
 
     def _survive(self):
-        """Off, and on again: with everything."""
+        """Off and on again: everything is there."""
         clone = self.clone
         clone.deactivate()
         clone.check_left_behind()
@@ -363,7 +363,7 @@ class Hold:
         self.name, self.on = name, on
         self.kind = kind
         self._start = start
-        self.own = own                  # nobody of userspace waits for it
+        self.own = own                  # nobody in userspace waits for it
 
     def begin(self, pair):
         rig = pair.rig
@@ -427,7 +427,7 @@ class Driven:
 
 
 def wait_until_gone(pair):
-    """The name goes first, what the device has of others last but this."""
+    """Once its folder in sysfs is gone it holds no other device."""
     clone = pair.clone
     pair.t.until(lambda: not os.path.exists(clone.device.sysfs), "removal", PATIENT)
     clone.device = None

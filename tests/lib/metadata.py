@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reads metadata from a device that nobody uses, by the book.
+"""Reads metadata from a device that nobody uses, by its description.
 
-The book is Documentation/metadata-format.rst: a superblock in block 0, and the
+That is Documentation/metadata-format.rst: a superblock in block 0, and the
 regions' bits in an array of persistent-data, a btree of array blocks.
 """
 
@@ -70,7 +70,7 @@ def read(block):
 
 
 def check(image):
-    """Fails unless the reader of the tools has nothing to say to these bytes."""
+    """Fails if the reader of the tools finds errors in these bytes."""
     report = ctypes.create_string_buffer(2000)
     if lib.metadata_check(bytes(image), ctypes.c_uint64(len(image) // BLOCK),
                           report, ctypes.c_size_t(len(report))):

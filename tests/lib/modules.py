@@ -64,7 +64,7 @@ def replaced(t, path, made_by):
 
 
 class Halts:
-    """A module that stands still at a place of the code, see crash/faults/HALTS.patch."""
+    """A module that can be stopped at places of its code, see crash/faults/HALTS.patch."""
 
     READER, READER_CLAIMED, BATCH, RETRY, MARKED = 1, 2, 3, 4, 5
 
@@ -72,7 +72,7 @@ class Halts:
         self._t = t
 
     def at(self, place):
-        """From now on whoever comes to this place stands still there; 0: go on."""
+        """From now on code stops at this place; 0: it goes on."""
         with open(f"{LOADED}/parameters/halt", "w", encoding="ascii") as f:
             f.write(f"{place}\n")
 
@@ -86,7 +86,7 @@ class Halts:
 
 @contextlib.contextmanager
 def halting(t):
-    """The module under test, but built so that it can be made to stand still."""
+    """The module under test, built so that it can be stopped."""
     path = f"{BUILD}/crash/fault-HALTS/dm-clone.ko"
     with replaced(t, path, "make -C tests halts"):
         halts = Halts(t)

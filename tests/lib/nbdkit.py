@@ -11,7 +11,7 @@ def serve(*words):
     Returns (process, port).
     """
     listener = socket.create_server(("127.0.0.1", 0))
-    # nbdkit takes over a socket that listens already: no port to guess.
+    # nbdkit takes over a socket that already listens: no port to guess.
     script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec nbdkit "$@" 3<&{listener.fileno()}'
     process = subprocess.Popen(
         ["bash", "-c", script, "nbdkit", "--foreground", "--exit-with-parent", "--readonly",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How slow this machine is; and how fast a thing goes on one that stands still at times."""
+"""How slow this machine is, and rates on one that stands still at times."""
 
 import threading
 import time
@@ -8,18 +8,18 @@ from lib import dm
 from lib.errors import Missed
 
 ROUNDS = 40
-USUAL = 0.3                     # seconds for that in an emulated machine with nothing beside it
-MOST = 4                        # what is slower than that has its limits, too
+USUAL = 0.3                     # seconds for that in an otherwise idle emulated machine
+MOST = 4                        # no machine is taken for slower than this
 
-STANDSTILL = 0.1                # seconds: what should take 10 ms has taken that
-PRECISE = 0.01                  # seconds that a look may take to tell when it was
-LEAST = 0.4                     # seconds in a row to be of use
+STANDSTILL = 0.1                # seconds: 10 ms have taken this long
+PRECISE = 0.01                  # seconds: a look that takes longer does not say when it was
+LEAST = 0.4                     # seconds in a row that are of use
 STEP = 0.5                      # seconds from one step to the next are long
-SETTLE = 0.2                    # seconds after a standstill in which something is caught up with
+SETTLE = 0.2                    # seconds after a standstill in which backlogs are worked off
 
 
 def slowness():
-    """How many times slower than usual: 1 for what is no slower."""
+    """How many times slower than usual; 1 if it is not slower."""
     began = time.monotonic()
     for _ in range(ROUNDS):
         thread = threading.Thread(target=lambda: sum(range(2000)))
@@ -32,8 +32,8 @@ def slowness():
 class _Stretch:
     """Looks at something, one soon after the other.
 
-    It goes on in steps. So what counts is the time from one step to another, but
-    where there is none for long.
+    Progress comes in steps. So what counts is the time from one step to another,
+    unless there is none for long.
     """
 
     def __init__(self):
@@ -69,9 +69,9 @@ class _Stretch:
 
 
 def rate(progress, seconds, limit):
-    """How far it gets in a second; of the time in which the machine ran smoothly.
+    """Progress in a second, while the machine runs smoothly.
 
-    There must be this many seconds of that, and not only within the limit.
+    Measures @seconds of smooth running; Missed if there are fewer within @limit.
     """
     found, stretch = [], _Stretch()
     began = last = time.monotonic()

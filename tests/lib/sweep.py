@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What happens after a test: see why it hangs, and remove what it left.
 
-Nothing here trusts the test. Whatever has a name of ours is found by looking,
-not by remembering, and goes, with an error table if need be.
+Nothing here trusts the test. What has a name of ours is found by looking, not by
+remembering, and removed, with an error table if need be.
 """
 
 import ctypes
@@ -86,7 +86,7 @@ def _unmount_all():
 
 
 def _error_table(name):
-    """Takes a device off what lies below it."""
+    """Detaches a device from what is below it."""
     with open(f"/sys/block/dm-{dm.devices()[name]}/size", encoding="ascii") as f:
         size = int(f.read()) or 8
     payload = dm.pack_table([(0, size, "error", "")])
@@ -135,7 +135,7 @@ def _detach_loops():
 
 
 def _remove_scsi_debug():
-    """Those of tests: it makes none on its own."""
+    """The disks of tests: scsi_debug makes none on its own."""
     left = [host for host in os.listdir(SCSI_DEBUG) if host.startswith("adapter")] \
         if os.path.isdir(SCSI_DEBUG) else []
     for _ in left:

@@ -7,7 +7,7 @@ BLOCK = 128             # sectors
 
 
 class Pool:
-    """Made on two disks; to be given to Context.add_disk(), volumes after it."""
+    """Made on two disks; give it to Context.add_disk(), and its volumes after it."""
 
     def __init__(self, name, meta, data, block=BLOCK):
         meta.block.fill(0, 0, 8)

@@ -58,6 +58,6 @@ def ioctl(fd, request, argument, nr):
 
 
 def until_written(stat_fd, sectors, step_ns, limit_ns):
-    """Waits until a device has written so much since it was made, by its open stat file."""
+    """Waits until this much has been written to a device, by its open stat file."""
     _check(blk.lib.timing_until_written(stat_fd, sectors, step_ns, limit_ns),
            "wait for a device")

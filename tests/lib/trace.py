@@ -59,7 +59,7 @@ def _put(name, text):
 
 
 def record_no_names():
-    """No instance that is made from now on records the names of tasks."""
+    """Trace instances do not record the names of tasks from now on."""
     with open(f"{TRACEFS}/options/record-cmd", "w", encoding="ascii") as f:
         f.write("0\n")
 
@@ -68,9 +68,9 @@ def prepare():
     """Once a run: a trace buffer of our own.
 
     The events are enabled here, for good, and filtered. To enable an event the
-    kernel changes its own code, and QEMU's emulation of several CPUs does not
-    always bear that: it may go on with a breakpoint that is there no more, for
-    ever. Worst is the scheduler, where the names of tasks are recorded from.
+    kernel changes its own code, which QEMU's emulation of several CPUs does not
+    always survive: it may loop forever in a breakpoint that is gone. The scheduler,
+    from where the names of tasks are recorded, is the worst place for that.
     """
     if not os.path.isdir(f"{TRACEFS}/instances"):
         libc = ctypes.CDLL(None, use_errno=True)
@@ -86,7 +86,7 @@ def prepare():
 
 
 def disable():
-    """The opposite, for machines of one CPU: the events cost nothing any more."""
+    """The opposite, for machines of one CPU: events cost nothing then."""
     for event in EVENTS:
         _put(f"events/block/{event}/enable", 0)
 
@@ -114,7 +114,7 @@ class Trace:
         _put("trace", "")
         for event in self.events:
             _put(f"events/block/{event}/filter", wanted)
-        # Nothing is counted outside of the time that is told.
+        # Nothing is counted outside of the block.
         self.started = time.monotonic()
         _put("tracing_on", 1)
         return self
