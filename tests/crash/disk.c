@@ -15,7 +15,7 @@ struct change {
 
 static const uint8_t zeroes[SECTOR_SIZE];
 
-/* What sector @s of the destination holds in the beginning. */
+/* What sector @s of the destination holds at first. */
 static uint32_t initial_birth(const struct recording *rec, uint64_t s)
 {
 	if (rec->initial.dest[s] == rec->initial.view[s])
@@ -144,7 +144,7 @@ static void make_durable(struct disk *disk, uint32_t lower)
 	const struct lower_bio *bio = &disk->rec->lower[lower];
 
 	disk->durable[lower] = true;
-	/* To discard is a hint: what it does may never reach the disk. */
+	/* A discard is a hint: its effect may never reach the disk. */
 	if (bio->b.kind == BIO_DISCARD && lower % 2)
 		return;
 	for (uint64_t i = 0; i < bio->b.nr; i++)
@@ -175,7 +175,7 @@ static void settle_volatiles(struct disk *disk, uint32_t end)
 	disk->nr_volatiles = kept;
 }
 
-/* The cache of the destination is lost, but for what is in flight. */
+/* The destination's cache is lost, except for what is in flight. */
 static void lose_volatiles(struct disk *disk)
 {
 	uint32_t kept = 0;

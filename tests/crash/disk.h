@@ -4,28 +4,28 @@
  *
  * The lower device of a recording stands for two disks, metadata and
  * destination, each with a volatile write cache of its own: a flush that came
- * through one of them says nothing about the other.  (They were one device
- * only so that there's one order of everything.)
+ * through one of them says nothing about the other.  (They are one device so
+ * that there is one order of everything.)
  *
  * A write is durable once a flush of its disk has completed that was queued
  * after the write had completed; a FUA write once it has completed.  All other
  * writes that were queued by now are volatile: any set of them, and any sectors
- * of each, may be on the disk or not.  Where writes meet in a sector the one
- * that took effect last is found, of those that are there.
+ * of each, may be on the disk or not.  Where several writes of a sector are
+ * there, the one that took effect last is found.
  *
- * Or else: a destination that has no FUA of its own.  Such a write is followed by a flush
- * then, and if that fails the cache may be lost with it: of what was volatile nothing
- * will ever be on the disk, and no later flush says so.
+ * A destination may have no FUA.  Then a flush follows such a write, and if
+ * that fails the cache may be lost with it: nothing of what was volatile will
+ * ever be on the disk, and no later flush says so.
  *
- * A flush of the metadata that fails leaves each write that it was to cover volatile for
- * good, until it's overwritten: no later flush covers it.
+ * A failed flush of the metadata leaves each write that it should have covered
+ * volatile until it is overwritten: no later flush covers it.
  */
 #ifndef CRASH_DISK_H
 #define CRASH_DISK_H
 
 #include "recording.h"
 
-/* A sector: its content, and the write it's from. */
+/* A sector: its content, and the write that it is from. */
 struct cell {
 	const uint8_t *data;
 	uint32_t writer;		/* index of the lower bio + 1; 0: none */
@@ -65,8 +65,8 @@ void disk_free(struct disk *disk);
 void disk_advance(struct disk *disk);
 
 /*
- * Between these two writes may be added with disk_add(), and cells may be
- * changed with disk_set(); disk_end_cut() takes all that back.
+ * Between these two disk_add() adds writes and disk_set() changes cells;
+ * disk_end_cut() undoes all of that.
  */
 void disk_begin_cut(struct disk *disk);
 void disk_end_cut(struct disk *disk);
@@ -74,7 +74,7 @@ void disk_end_cut(struct disk *disk);
 /* Sector @i, counted from its start, of volatile bio @lower is on the disk. */
 void disk_add(struct disk *disk, uint32_t lower, uint64_t i);
 
-/* Change a cell against all rules.  @data must last until disk_end_cut(). */
+/* Change a cell, whatever the rules. @data must last until disk_end_cut(). */
 void disk_set(struct disk *disk, uint64_t sector, const struct cell *cell);
 
 /* Block @block of the metadata. */

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The reader of metadata images (tools/lib/clone-metadata.h) stands anything.
+ * The reader of metadata images (tools/lib/clone-metadata.h) survives anything.
  *
  *	garbage [--images N] [--seed N] IMAGE...
  *
  * Good images are spoiled in many ways, as a rule with checksums that are right
- * again, and read.  The reader must come back, after a bounded number of reads,
- * having told about each word exactly once.  What it must not do with memory is
- * the compiler's sanitizers' business.  The digest is one of all that it has
- * told: on a machine of the other endianness it must be the same.
+ * again, and read.  The reader must return after a bounded number of reads,
+ * having reported each word exactly once.  The compiler's sanitizers watch what
+ * it does with memory.  The digest covers all that it reports: it must be the
+ * same on a machine of the other endianness.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,7 +31,7 @@ static const uint32_t csum_xors[NR_KINDS] = {
 	CLONE_MD_INDEX_CSUM_XOR, CLONE_MD_BITMAP_CSUM_XOR
 };
 
-/* Where the numbers are that other things depend on: 4 or 8 bytes each. */
+/* Where the numbers are that matter most: 4 or 8 bytes each. */
 struct field {
 	enum kind kind;
 	unsigned int offset, size;
@@ -54,7 +54,7 @@ struct image {
 	uint8_t *bad;
 	uint64_t nr_blocks;
 
-	/* The blocks that the good one makes use of, and their kinds. */
+	/* The blocks that the good image uses, and their kinds. */
 	uint64_t *used;
 	enum kind *kinds;
 	uint64_t nr_used;
@@ -259,7 +259,10 @@ static void spoil(struct image *image, uint64_t *rng)
 	for (unsigned int n = 1 + random_below(rng, 4); n; n--)
 		ways[random_below(rng, sizeof(ways) / sizeof(*ways))](image, rng);
 
-	/* Without this the checksums would keep nearly all of it from being read. */
+	/*
+	 * Without this the checksums would keep nearly all of it from being
+	 * read.
+	 */
 	if (!random_below(rng, 8))
 		return;
 	for (uint64_t i = 0; i < image->nr_used; i++) {
@@ -318,7 +321,7 @@ static void take_problem(void *context, enum clone_md_problem kind, uint64_t blo
 		die("a problem that is none");
 }
 
-/* NULL, or what the reader has done wrong. */
+/* NULL, or what the reader does wrong. */
 static const char *judge(const struct watch *w, const struct clone_md_superblock *sb)
 {
 	if (w->nr_reads > w->nr_blocks)

@@ -23,7 +23,7 @@ struct reader {
 	struct live_superblock *sb;
 };
 
-/* The walk reads whatever the superblock refers to. */
+/* The walk reads what the superblock refers to. */
 static int read_block(void *context, uint64_t block, void *buf)
 {
 	struct reader *reader = context;
@@ -35,7 +35,7 @@ static int read_block(void *context, uint64_t block, void *buf)
 	return 0;
 }
 
-/* What the disk shows now, in its cache or not, has a superblock. */
+/* The disk as it reads now, cache included, has a superblock. */
 static void add_superblock(struct live *live, uint32_t lower)
 {
 	struct live_superblock *sb = need(1, sizeof(*sb) + live->nr_blocks), **p;
@@ -53,7 +53,7 @@ static void add_superblock(struct live *live, uint32_t lower)
 		return;
 	}
 
-	/* Whether it's good is for the oracle to say. */
+	/* The oracle judges whether it is good. */
 	clone_md_check(&image, &found, &nobody, NULL);
 	for (p = &live->first; *p; p = &(*p)->next)
 		;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * No block that a superblock refers to is written while a crash may leave that
- * superblock.  Whether what is there afterwards happens to make sense does not
- * matter, as it does to the oracle: often it is a block of the same kind.
+ * superblock.  Unlike the oracle this does not care whether the new content
+ * happens to make sense: often it is a block of the same kind.
  */
 #ifndef CRASH_LIVE_H
 #define CRASH_LIVE_H

@@ -296,8 +296,8 @@ static void judge_metadata(struct oracle *o)
  */
 
 /*
- * A discard of what is not hydrated leaves zeroes or the source's data, at once or
- * later, or what the destination held if it is to keep that.
+ * A discard of unhydrated regions leaves zeroes or the source's data, at once
+ * or later, or the destination's data if that is to be kept.
  */
 static bool may_be_zeroed(const struct oracle *o, uint64_t sector, uint32_t floor,
 			  bool by_discard)
@@ -353,7 +353,10 @@ static void report_sector(struct oracle *o, uint64_t sector, uint32_t birth, uin
 	       floor ? " or later" : "");
 }
 
-/* What flushes have made sure of stays so over resets; suspends know of one life. */
+/*
+ * What flushes have made durable stays so over resets; suspends only count for
+ * one life.
+ */
 static uint32_t floor_of(const struct oracle *o, uint64_t sector, bool suspended)
 {
 	uint32_t floor = o->floor[sector], of_suspend = o->suspend_floor[sector];
@@ -374,7 +377,10 @@ static void judge_data(struct oracle *o, bool suspended)
 		if (may_be(o, s, birth, floor))
 			continue;
 
-		/* A sector that is wrong in the same way as its neighbour is not news. */
+		/*
+		 * A sector that is wrong like its neighbour is not reported
+		 * again.
+		 */
 		if (last_bad + 1 != s || birth != last_birth || floor != last_floor)
 			report_sector(o, s, birth, floor);
 		last_bad = s;

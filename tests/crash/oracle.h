@@ -2,13 +2,13 @@
 /*
  * What may be found after a power cut.
  *
- * Metadata: a valid superblock, or none at all yet; trees, checksums, counts
- * of references without a fault.
+ * Metadata: a valid superblock, or none at all yet; trees, checksums and
+ * reference counts without faults.
  *
  * Each sector of the clone, which is read where the metadata says: what it was
  * at first, as a rule the source's data, or what a write that was begun had for
  * it, or zeroes if it was zeroed or discarded; never what the destination held
- * before.  Of these, nothing that was overwritten for good: if a write, or
+ * before.  But nothing that was overwritten for good: if a write, or
  * write-zeroes, was acknowledged and then covered by a flush (which was queued
  * after that and has completed), or was a FUA write, then everything that had
  * been acknowledged before it was queued is gone, and so is what was at first.

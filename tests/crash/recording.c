@@ -126,7 +126,7 @@ static char *read_file(const char *folder, const char *name)
 	return text;
 }
 
-/* Cuts the next line off *@text; NULL at the end. */
+/* Take the next line off *@text; NULL at the end. */
 static char *next_line(char **text)
 {
 	char *line = *text, *end;
@@ -336,10 +336,7 @@ static void take_mark(struct loader *l, unsigned int tid, const char *text)
  *---------------------------------------------------------------
  */
 
-/*
- * The letters of blk_fill_rwbs(): F before the others is a flush, F after them
- * is FUA.
- */
+/* The letters of blk_fill_rwbs(): a leading F is a flush, a later one FUA. */
 static void parse_rwbs(const struct loader *l, const char *rwbs, struct bio *b)
 {
 	bool flush = *rwbs == 'F';
@@ -397,7 +394,7 @@ static void queue_upper(struct loader *l, const struct bio *b, unsigned int tid)
 	if (!thread->op)
 		fail("%s/trace: a bio that belongs to no operation", l->folder);
 
-	/* Zeroes may be written in any way; how is of no interest. */
+	/* Zeroes may be written in any way: which one does not matter. */
 	if (strchr("zp", thread->letter) && b->kind == BIO_WRITE)
 		upper->b.kind = BIO_ZEROES;
 
@@ -424,7 +421,7 @@ static bool is_same_kind(const struct bio *a, const struct bio *b)
 
 /*
  * Which of the bios in flight has completed?  Device-mapper moves the start of
- * one that it maps in pieces, so it's the end that counts, and of several the
+ * a bio that it maps in pieces, so the end counts, and of several bios the
  * first.  (If those are for the same sectors then no order of them was
  * promised.)
  */
@@ -604,11 +601,10 @@ static void load_trace(struct loader *l)
  */
 
 /*
- * What dm-log-writes must have made of these bios: it sets aside what has
- * completed; a flush that is queued takes it along, and all goes into the log
- * when the flush completes; FUA writes go there at once.  Fills @order with the
- * indices of the bios that have an entry with data, or are discards; returns
- * how many there are.
+ * What dm-log-writes must have made of these bios: it keeps completed ones
+ * until a flush is queued, and logs them when that completes; it logs FUA
+ * writes at once.  Fills @order with the indices of the bios that have an entry
+ * with data, or are discards; returns how many there are.
  */
 static uint32_t predict_log(const struct loader *l, uint32_t *order)
 {

@@ -5,9 +5,9 @@
  * It is made by record.py from two sources.  The kernel's trace tells when each
  * bio was queued and when it completed, on the clone and on the one device
  * below it that is both metadata and destination (the "lower" one).  The log of
- * dm-log-writes tells what was written.  Neither does alone: the trace has no
- * data; the log has the order of completion only, and not even that for a FUA
- * write, or when two flushes overlap.
+ * dm-log-writes tells what was written.  Neither is enough: the trace has no
+ * data; the log only has the order of completion, and not even that for FUA
+ * writes, or when two flushes overlap.
  *
  * Time is the position of an event in the trace.
  */
@@ -113,14 +113,14 @@ struct recording {
 };
 
 /*
- * Load the recording in @folder, with the log in @log_file.  Whatever does not
- * fit together ends the program with a message: the replay would prove nothing.
+ * Load the recording in @folder, with the log in @log_file.  If the two do not
+ * fit together the program ends with a message: the replay would prove nothing.
  */
 void recording_load(struct recording *rec, const char *folder, const char *log_file);
 
 void recording_free(struct recording *rec);
 
-/* The stamp of a sector of the clone that was born so.  Not for BIRTH_BAD. */
+/* The stamp of a sector of the clone with this birth.  Not for BIRTH_BAD. */
 uint32_t recording_stamp(const struct recording *rec, uint64_t sector, uint32_t birth);
 
 /* Ends the program. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Images of a metadata device: what is where, and what it is worth.
+ * Images of a metadata device: what is where, and whether it is good.
  *
  * Written from Documentation/metadata-format.rst, without a look at the
  * module's own checks: the two are compared with each other, image by image.
@@ -59,9 +59,9 @@ extern const struct field_place field_places[];
 #define MAX_ENTRIES(value_size)	((BLOCK - NODE_KEYS) / (8 + (value_size)) / 3 * 3)
 
 /*
- * No image has content beyond this when it is made: a large device need not be
- * written, read and compared as a whole each time.  One that says that it has
- * fewer blocks than the device grows, and then has.
+ * New images have no content beyond this, so a large device need not be
+ * written, read and compared as a whole each time.  (One that claims fewer
+ * blocks than the device grows, and then may have.)
  */
 #define HOT_BLOCKS		600u
 
@@ -83,7 +83,7 @@ enum block_kind {
 enum verdict {
 	IMAGE_EMPTY,		/* a superblock of zeroes: to be formatted */
 	IMAGE_GOOD,		/* just as the target would write it: must be accepted */
-	IMAGE_ODD,		/* nothing that does harm is wrong: either will do */
+	IMAGE_ODD,		/* wrong, but harmlessly: either will do */
 	IMAGE_BROKEN,		/* must be refused */
 };
 

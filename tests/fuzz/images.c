@@ -5,7 +5,7 @@
  * Each is put on the metadata device and a table is loaded. What this program's
  * own reader finds broken must be refused, with a reason in the log and not one
  * byte of the device changed. What it finds good must be accepted. In between
- * both will do. What is accepted must serve, see service.c.
+ * either will do. What is accepted must serve, see service.c.
  */
 
 #define _GNU_SOURCE
@@ -65,7 +65,7 @@ static bool is_unchanged(const struct trial *t)
 }
 
 /*
- * An activation writes the superblock it has read again.  It may drop what is in
+ * An activation writes the superblock it has read again. It may drop what is in
  * its unused fields then, and the checksum follows.
  */
 static bool is_kept(const struct trial *t)
@@ -101,7 +101,7 @@ static bool check_refusal(const struct trial *t, const struct survey *s, int err
 	return true;
 }
 
-/* A fresh clone is what must be there after a superblock of zeroes. */
+/* A superblock of zeroes must lead to a fresh clone. */
 static struct survey *survey_formatted(const struct trial *t)
 {
 	struct image now = { .data = must_alloc((size_t)t->dev_blocks * BLOCK) };
@@ -281,7 +281,7 @@ static bool run_superblock(struct fuzzer *f, uint64_t number)
 {
 	struct rng rng = rng_of(f->seed, "superblock", number);
 
-	/* Of what is accepted, most differs only in bytes that mean nothing. */
+	/* Most accepted images differ only in bytes that mean nothing. */
 	return try_copy_of(f, &bases[0], &bases[0].stages[1], &rng, change_byte, &number, 40);
 }
 
@@ -340,7 +340,9 @@ static bool run_blocks(struct fuzzer *f, uint64_t number)
 	block_case.block = n / nr_damages(stage);
 	block_case.repair = nr_damages(stage) == 1 ? !rng_one_in(&rng, 4) : n % 2;
 
-	/* Damage to a block that is free does no harm, so this is soon known. */
+	/*
+	 * Damage to a block that is free does no harm, so this is soon known.
+	 */
 	return try_copy_of(f, base, stage, &rng, change_block, &block_case,
 			   stage->survey->kind[block_case.block] == KIND_FREE ? 30 : 2);
 }

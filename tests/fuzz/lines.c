@@ -2,10 +2,10 @@
 /*
  * Table lines and messages, from harmless to hostile.
  *
- * The grammar is here a second time, as a small parser, written from the
+ * The grammar is implemented here once more, as a small parser written from the
  * administrator's guide. It says whether a line must be accepted. What is
- * accepted must come back from the kernel as a line that is accepted, too, and
- * comes back the same. What is refused must leave a reason in the log, and
+ * accepted must come back from the kernel as a line that is accepted too, and
+ * comes back unchanged. What is refused must leave a reason in the log, and
  * every byte of the devices as it was.
  */
 
@@ -97,7 +97,7 @@ static void split(struct words *w, const char *line)
 	}
 }
 
-/* The kernel takes a sign, and the newline of whoever echoes. */
+/* The kernel takes a sign, and a newline as echo writes it. */
 static bool parse_number(const char *s, uint64_t min, uint64_t max, uint64_t *n)
 {
 	if (*s == '+')
@@ -158,7 +158,9 @@ static enum answer judge_devices(const struct bench *b, char **word, uint64_t le
 		return UNDECIDED;
 	if (role[0] == role[1] || role[0] == role[2] || role[1] == role[2])
 		return REFUSE;
-	/* The others have no metadata on them, and it is smaller than they are. */
+	/*
+	 * The others have no metadata on them, and it is smaller than they are.
+	 */
 	if (role[0] != META || length > b->base->target_size)
 		return REFUSE;
 	return ACCEPT;
@@ -537,7 +539,7 @@ static bool check_round_trip(struct fuzzer *f, uint64_t length)
 	return true;
 }
 
-/* Bring it to life: as all is fresh, it must read as the source. */
+/* Activate it: as everything is fresh, it must read as the source. */
 static bool check_life(struct fuzzer *f)
 {
 	struct bench *b = &f->bench;
@@ -637,7 +639,7 @@ static bool judge_ranges(char **word, unsigned int nr)
 	return !nr;
 }
 
-/* Clones are not what their source is any more once some of it counts as empty. */
+/* Clones no longer read as the source once some of it counts as empty. */
 static bool empties(struct words *w)
 {
 	return w->nr >= 3 && !strcasecmp(w->word[0], "skip") &&
@@ -772,7 +774,7 @@ static bool send_and_compare(struct fuzzer *f, const char *text, size_t size, ui
 	return r || answer != ACCEPT || check_number_set(f, w);
 }
 
-/* A status either comes whole, or is known not to have fitted. */
+/* A status is either complete, or reported as not fitting. */
 static bool check_small_buffer(struct fuzzer *f, size_t room)
 {
 	char status[512];

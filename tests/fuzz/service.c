@@ -3,12 +3,11 @@
  * An image was accepted: then the clone must serve.
  *
  * What it must hold follows from the image's bits alone: the source's stamp
- * where a region is not hydrated, the destination's former one where it is.
- * On top of that go writes and discards of our own. As long as the clone is
- * active every read must return what was written last, in every mode. When it
- * has gone read-only, because the metadata turned out to be bad after all,
- * what was written since the last fsync that succeeded may be lost with it,
- * and nothing else.
+ * where a region is not hydrated, the destination's former one where it is. On
+ * top of that go writes and discards of our own. As long as the clone is active
+ * every read must return what was written last, in every mode. If it goes
+ * read-only, because the metadata turns out to be bad after all, what was
+ * written since the last successful fsync may be lost, and nothing else.
  */
 
 #define _GNU_SOURCE
@@ -266,7 +265,7 @@ static bool do_flush(struct life *l)
 {
 	if (fsync(bench_fd(l->s->bench)))
 		return may_fail(l, "a flush");
-	/* Which of two contents is there is settled by a look. */
+	/* Reading settles which of two contents is there. */
 	if (!check_content(l, "after a flush"))
 		return false;
 	note_durable(l);

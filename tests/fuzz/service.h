@@ -23,8 +23,8 @@ struct service {
 bool serve(struct service *s, bool thorough);
 
 /*
- * The same, but for the metadata: @sabotage changes it while the clone is
- * active. The data must be right all the same as long as the clone lives.
+ * The same, but @sabotage changes the metadata while the clone is active. The
+ * data must still be right as long as the clone lives.
  */
 bool serve_sabotaged(struct service *s, void (*sabotage)(void *context), void *context);
 

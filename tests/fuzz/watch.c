@@ -48,8 +48,8 @@ static void put_setting(const char *name, const char *value)
 }
 
 /*
- * A serial console takes longer for a line than the kernel for a table. It gets
- * the marks, and whatever is said once the kernel is dying; all the rest is read
+ * A serial console takes longer for a line than the kernel for a table. So it
+ * gets only the marks, and what the kernel says when it dies; the rest is read
  * from the log. And the kernel must not drop marks.
  */
 static void quieten_console(void)
@@ -207,7 +207,9 @@ static void watch(pid_t child, unsigned int patience)
 				child_has_ended(status);
 			usleep(50000);
 		}
-		/* Memory is limited for what is kept: read on, show it later. */
+		/*
+		 * Memory is limited for what is kept: read on, show it later.
+		 */
 		still = progress->beats == beats ? still + 1 : 0;
 		beats = progress->beats;
 		if (still < patience)

@@ -33,7 +33,7 @@ void watch_child(unsigned int patience);
  */
 void watch_kernel_open(void);
 const char *watch_kernel(const char **refusal);
-/* Put a line in its log: what is being done when it panics. */
+/* Put a line in its log that says what is being done, in case it panics. */
 void watch_kernel_mark(const char *text);
 /* The last lines it said, for a report. */
 void watch_kernel_show(void);

@@ -16,9 +16,9 @@
 #include <sys/syscall.h>
 
 /*
- * Make the @n'th chance to fail in a system call come true. Returns what the
- * call does, a negative errno when it fails. *@left is 0 if there were this
- * many chances.
+ * Make the @n'th chance to fail in a system call happen. Returns what the call
+ * does, a negative errno when it fails. *@left is 0 if there were this many
+ * chances.
  */
 long faults_syscall(int fail_nth, uint32_t n, long number, const long *args,
 		    uint32_t *left)

@@ -244,7 +244,7 @@ static void fail(struct worker *w, const struct step *s, const char *why)
 	w->run->failed = 1;
 }
 
-/* A longer discard is done some time after it has ended. */
+/* A longer discard takes effect some time after it has ended. */
 #define LARGEST_DONE	2048
 
 static void settle_discard(struct model *model, const struct step *s)

@@ -29,7 +29,7 @@ struct iomodel {
 	uint32_t align;			/* everything in multiples of this */
 	uint32_t region_size;		/* half of the ranges snap to this */
 	uint32_t weight[NR_IO_OPS];
-	uint32_t errors_ok;		/* EIO is a fact of life here */
+	uint32_t errors_ok;		/* EIO is to be expected */
 	uint32_t next_stamp;		/* in and out */
 	volatile uint32_t stop;		/* set it to end early */
 	volatile uint32_t done[NR_IO_OPS];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A load: threads that read and write blocks of 4 KiB at random, one at a time
- * each, and how long every one of them took.
+ * each, and how long each of these took.
  *
  * What is read and what is written are separate parts of the device, so that
  * reads may stay in what is not hydrated.
@@ -30,7 +30,7 @@ struct load {
 	uint64_t samples[NR_LOAD_OPS];	/* how many were noted */
 };
 
-/* Runs until it is told to stop. 0, or a negative errno. */
+/* Runs until it is told to stop. Returns 0, or a negative errno. */
 int load_run(struct load *load);
 
 #endif

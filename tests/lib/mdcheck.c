@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * What the reader of the tools says to an image of metadata.
- */
+/* Has the reader of the tools check an image of metadata. */
 
 #include <stdint.h>
 #include <stdio.h>

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/*
- * What the reader of the tools (tools/lib) says to an image of metadata.
- */
+/* Has the reader of the tools (tools/lib) check an image of metadata. */
 #ifndef TESTS_MDCHECK_H
 #define TESTS_MDCHECK_H
 

@@ -3,10 +3,11 @@
  * Stamps: sectors that say who wrote them.
  *
  * A stamp is a small number that names a write: the source's content is one
- * stamp, what the destination held before another, each write of a test one of
- * its own. All 512 bytes of a sector follow from the stamp and the sector's
- * number, so a sector that holds the wrong thing tells what it holds instead:
- * the old data of the source, a neighbour's, zeroes, half of something.
+ * stamp, what the destination held before is another, and each write of a test
+ * has one of its own. All 512 bytes of a sector follow from the stamp and the
+ * sector's number, so a sector that holds the wrong thing tells what it holds
+ * instead: the old data of the source, a neighbour's, zeroes, half of
+ * something.
  */
 #ifndef TESTS_STAMP_H
 #define TESTS_STAMP_H
@@ -29,10 +30,10 @@
 #define STAMP_LATER	0xfffffffcu	/* expected: zeroes now, or some time */
 
 /*
- * What a range of sectors may hold: now[i], or alt[i] unless STAMP_NONE.
- * An alternative appears where an operation may or may not have changed the
- * sector (a discard, a write that failed), and goes once the sector was seen.
- * With STAMP_LATER it may change yet: what is seen to be now[i] may be zeroes
+ * What a range of sectors may hold: now[i], or alt[i] unless STAMP_NONE. An
+ * alternative appears where an operation may or may not have changed the sector
+ * (a discard, a write that failed), and goes once the sector has been read.
+ * With STAMP_LATER it may still change: what is seen to be now[i] may be zeroes
  * the next time, and stays zeroes then.
  *
  * Sector numbers in stamps count from @origin, so that the content of a source
@@ -57,7 +58,9 @@ void stamp_describe(char *out, size_t size, const void *buf, uint64_t sector);
 
 /* Device helpers; all return 0 or a negative errno. */
 
-/* Reads or writes all @len bytes, in steps if need be; @flags as of preadv2(). */
+/*
+ * Reads or writes all @len bytes, in steps if need be; @flags as of preadv2().
+ */
 int full_io(int fd, void *buf, size_t len, off_t offset, bool write, int flags);
 
 int stamp_write_device(int fd, uint64_t first, uint64_t nr, uint32_t stamp,

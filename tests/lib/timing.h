@@ -2,8 +2,8 @@
 /*
  * A sequence of operations, and how long all of them together take.
  *
- * Nothing but the system calls is between the two looks at the clock. Buffers
- * are the same each time, and huge pages: whether their parts are neighbours
+ * Only the system calls are between the two readings of the clock. Buffers are
+ * the same each time, and huge pages: whether their parts are neighbours
  * decides what a request of 1 MiB looks like to the devices.
  */
 #ifndef TESTS_TIMING_H
@@ -41,8 +41,7 @@ int timing_ioctl(int fd, unsigned long request, const void *argument, uint64_t s
 
 /*
  * Waits until this many sectors have been written to a device since it was
- * made, going by its stat file, which is looked at every so often; -ETIME after
- * the limit.
+ * made, by its stat file, which is read every so often; -ETIME after the limit.
  */
 int timing_until_written(int stat_fd, uint64_t sectors, uint64_t step_ns, uint64_t limit_ns);
 
