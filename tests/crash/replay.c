@@ -85,7 +85,7 @@ struct options {
 
 /* A state that is to be looked at. */
 struct plan {
-	uint32_t moment;		/* so many events have happened */
+	uint32_t moment;		/* this many events have happened */
 	enum choice choice;
 	uint64_t rng;
 };
@@ -183,8 +183,8 @@ static void shuffle(struct plan *plans, uint64_t nr, uint64_t *rng)
 }
 
 /*
- * Two thirds of the states are at the end of flushes, in several turns if there
- * are fewer of these; the others anywhere.
+ * Two thirds of the states are at the ends of flushes, several at each if these
+ * are few; the others are anywhere.
  */
 static void make_plans(struct replay *r)
 {
@@ -324,7 +324,7 @@ static void init_seen(struct replay *r)
 	r->seen_mask = size - 1;
 }
 
-/* A state is another one if more is expected of the same content. */
+/* A state is new if more is expected of the same content. */
 static bool is_news(struct replay *r)
 {
 	uint64_t rng = r->disk.hash ^ r->oracle.floor_version * 0x9e3779b97f4a7c15ull;
@@ -386,7 +386,7 @@ static bool tear_superblock(struct replay *r, uint64_t *rng)
 	if (!new || !memcmp(old, new, SECTOR_SIZE))
 		return false;
 
-	/* Not so that it's one of the two, nor as if never formatted. */
+	/* The result must be neither of the two, nor look unformatted. */
 	n = 8 + random_below(rng, 60);
 	memcpy(r->scratch, new, n);
 	memcpy(r->scratch + n, old + n, SECTOR_SIZE - n);
@@ -397,7 +397,7 @@ static bool tear_superblock(struct replay *r, uint64_t *rng)
 	return true;
 }
 
-/* A sector that a flush has made sure of gets back what was there before. */
+/* A sector that a flush has made durable gets its old content back. */
 static bool bring_back(struct replay *r, uint64_t *rng)
 {
 	uint64_t first = random_below(rng, r->rec.target_size);
@@ -426,7 +426,7 @@ static bool flip_bit(struct replay *r, uint64_t *rng)
 	if (!get_superblock(r, &sb))
 		return false;
 
-	/* The roots are in use for sure. */
+	/* The roots are certainly in use. */
 	switch (random_below(rng, 4)) {
 	case 0:
 		sector = 0;
@@ -491,7 +491,7 @@ static bool set_bit_early(struct replay *r)
 	return false;
 }
 
-/* Returns false if this state cannot be damaged so. */
+/* Returns false if this state cannot be damaged in this way. */
 static bool do_damage(struct replay *r, uint64_t *rng)
 {
 	switch (r->options->damage) {
@@ -534,11 +534,13 @@ static bool is_for_export(const struct replay *r)
 	if (r->rec.target_size > MAX_EXPORT_SIZE && r->nr_exported)
 		return false;
 
-	/* Not the first one of each recording: that's a dull one. */
+	/* Not the first one of each recording, which is dull. */
 	return (r->nr_states + 17 * r->rec.number) % each == each / 2;
 }
 
-/* A line of text; the metadata; stamps of the destination; stamps to be read. */
+/*
+ * A line of text; the metadata; stamps of the destination; stamps to be read.
+ */
 static void export_state(struct replay *r)
 {
 	uint64_t size = r->rec.target_size, meta = r->rec.meta_sectors;
@@ -747,7 +749,7 @@ static void tell_problem(void *context, enum clone_md_problem kind, uint64_t blo
 	printf("%s: block %llu: %s\n", (const char *)context, llu(block), text);
 }
 
-/* Is there valid metadata in this file?  Of a clone that is done, if @done. */
+/* Is there valid metadata in this file, of a finished clone if @done? */
 static int check_file(char *path, bool done)
 {
 	struct clone_md_visitor visitor = { .problem = tell_problem, .context = path };
@@ -802,7 +804,7 @@ static enum damage parse_damage(const char *name)
 	fail("no such damage: %s", name);
 }
 
-/* Returns the index of the first word that is no option. */
+/* Returns the index of the first word that is not an option. */
 static int parse_options(int argc, char **argv, struct options *o, bool *files)
 {
 	static const struct option names[] = {

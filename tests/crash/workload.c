@@ -101,7 +101,7 @@ static void pick_range(const struct workload *w, uint64_t *rng, struct op *op)
 
 static void mark(struct workload *w, const char *text, int len)
 {
-	/* A lost line is found out by whoever reads the trace. */
+	/* Whoever reads the trace notices a lost line. */
 	if (write(w->marker, text, len) != len)
 		__atomic_add_fetch(&w->failed, 1, __ATOMIC_RELAXED);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Random I/O that leaves a trace of itself.
+ * Random I/O that records itself in the trace.
  *
  * Threads write, discard, zero and flush a device at random.  Each operation
  * has a number; a write stamps its sectors with it (tests/lib/stamp.h), and
@@ -45,8 +45,8 @@ struct workload {
 	uint32_t weight[NR_WORKLOAD_OPS];
 	uint32_t first_number;		/* of operations */
 
-	/* The rest is for the caller to look at. */
-	uint32_t stop;			/* set it: threads end after what they do */
+	/* The caller may look at the rest. */
+	uint32_t stop;			/* set it: threads end after their operation */
 	uint32_t failed;		/* unexpectedly */
 };
 

@@ -20,10 +20,10 @@
 #define NULLB		CONFIGFS "/nullb"
 #define REGION		8
 
-/* So many regions have their bits in one block. */
+/* This many regions have their bits in one block. */
 #define PER_ARRAY	(WORDS_PER_ARRAY * 64ull)
 
-/* So many blocks of the array fit in a leaf that is the root. */
+/* This many blocks of the array fit in a leaf that is the root. */
 #define PER_LEAF	252
 
 struct base bases[] = {
@@ -453,8 +453,8 @@ static bool in_window(const struct base *base, uint64_t region)
 }
 
 /*
- * All between the windows: in the image, where it takes a moment. The module
- * would do as much work as for a clone of that size.
+ * Everything between the windows, in the image, where it takes a moment. The
+ * module would do as much work as for a clone of that size.
  */
 static void hydrate_holes(struct bench *b, const struct base *base)
 {

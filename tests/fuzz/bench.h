@@ -65,7 +65,9 @@ struct bench {
 extern struct base bases[];
 extern const unsigned int nr_bases;
 
-/* Load module @module ("loaded": it is), make the devices. Exits if it cannot. */
+/*
+ * Load module @module ("loaded": it is), make the devices. Exits if it cannot.
+ */
 void bench_open(struct bench *b, const char *module);
 void bench_close(struct bench *b);
 /* Replace the clone target's module by another. */
@@ -81,11 +83,11 @@ void bench_reset_dest(struct bench *b);
 void bench_put_image(struct bench *b, const struct image *image, uint32_t nr_blocks);
 void bench_get_image(struct bench *b, struct image *image);
 
-/* All of the device, not only what images have content in when they are made. */
+/* All of the device, not only where images have content when they are made. */
 void bench_get_whole_image(struct bench *b, struct image *image);
-/* Zero what no image has content in. */
+/* Zero what no image uses. */
 void bench_reset_meta(struct bench *b);
-/* From now on all I/O to the metadata device fails; or works again. */
+/* From now on all I/O to the metadata device fails, or works again. */
 int bench_fail_meta(struct bench *b, bool fail);
 
 /* Load a table for the clone (@args: features and core arguments). */

@@ -445,7 +445,9 @@ static void op_entries(struct craft *c)
 	}
 }
 
-/* A bitset that is shorter or longer than the device, and says so or not. */
+/*
+ * A bitset that is shorter or longer than the device, and says so, or does not.
+ */
 static void op_bitset_length(struct craft *c)
 {
 	uint64_t root = sb_field(c, SB_BITSET_ROOT), b;
@@ -559,7 +561,7 @@ static void settle_counts(struct craft *c)
 	set(c, 0, SB_NR_ALLOCATED, all);
 }
 
-/* All blocks in use but a few: a commit finds no room, or only some. */
+/* Nearly all blocks in use: a commit finds no room, or little. */
 static void op_fill(struct craft *c)
 {
 	uint64_t nr = c->image->nr_blocks;
@@ -645,7 +647,7 @@ static void op_ref_counts(struct craft *c)
 		set_root(c, KIND_REF_NODE, top ? top : leaf);
 }
 
-/* Numbers that say how much is free, when it's not so. */
+/* Wrong numbers of free blocks. */
 static void op_nr_free(struct craft *c)
 {
 	uint64_t index = sb_field(c, SB_INDEX_ROOT);
@@ -704,7 +706,7 @@ static void op_foreign(struct craft *c)
 	}
 }
 
-/* Nothing but zeroes in block 0: to be formatted, whatever else is there. */
+/* Only zeroes in block 0: to be formatted, whatever else is there. */
 static void op_zero_superblock(struct craft *c)
 {
 	say(c, "zeroes in block 0");

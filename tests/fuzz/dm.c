@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Device-mapper by ioctl: a process start for each dmsetup would take longer
- * than all else together.
+ * Device-mapper by ioctl: starting dmsetup each time would take longer than
+ * everything else.
  */
 
 #define _GNU_SOURCE

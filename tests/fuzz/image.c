@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * A reader of metadata images that believes nothing, see image.h.
- */
+/* A reader of metadata images that trusts nothing, see image.h. */
 
 #include <errno.h>
 
@@ -81,7 +79,9 @@ void image_seal(struct image *image, uint64_t b, enum block_kind kind)
 	put_le(block, 4, block_csum(block, kind));
 }
 
-/* Where the two bits of block @b are: byte and shift; NULL if that's nowhere. */
+/*
+ * Where the two bits of block @b are: byte and shift; NULL if that's nowhere.
+ */
 static uint8_t *count_of(const struct image *image, uint64_t b, unsigned int *shift)
 {
 	uint64_t index = get_field(image->data, SB_INDEX_ROOT), bitmap;
@@ -98,7 +98,7 @@ static uint8_t *count_of(const struct image *image, uint64_t b, unsigned int *sh
 	return image_block(image, bitmap) + BITMAP_COUNTS + b % COUNTS_PER_BITMAP / 4;
 }
 
-/* The two bits have the high one first. */
+/* The high one of the two bits comes first. */
 static unsigned int swap_bits(unsigned int count)
 {
 	return count >> 1 | (count & 1) << 1;
@@ -252,7 +252,7 @@ static void ref_count_value(struct surveyor *v, uint64_t key, const uint8_t *val
 	find(v->s, IMAGE_ODD, "block %llu has many references", (unsigned long long)key);
 }
 
-/* The root of the space map and what it says, but for the counts. */
+/* The root of the space map and what it says, except for the counts. */
 static void survey_space_map(struct surveyor *v)
 {
 	static const struct tree tree = { KIND_REF_NODE, 4, ref_count_value };
@@ -361,7 +361,10 @@ static void survey_counts(struct surveyor *v)
 			if (!count && first_free == end)
 				first_free = b;
 		}
-		/* The library counts on all of a bitmap, be there blocks or not. */
+		/*
+		 * The library relies on all of a bitmap, even beyond the last
+		 * block.
+		 */
 		if (get_le32(entry + 8) != COUNTS_PER_BITMAP - used)
 			find(s, IMAGE_ODD, "free blocks of bitmap %u", (unsigned int)i);
 		if (get_le32(entry + 12) > first_free - begin)
@@ -372,7 +375,9 @@ static void survey_counts(struct surveyor *v)
 		find(s, IMAGE_ODD, "number of allocated blocks");
 	if (has_surplus_counts(v))
 		find(s, IMAGE_ODD, "counts of blocks beyond the last");
-	/* A commit may need a new block for each, and goes read-only without. */
+	/*
+	 * A commit may need a new block for each, and goes read-only without.
+	 */
 	if (s->nr_blocks - allocated < live)
 		find(s, IMAGE_ODD, "%llu free blocks for %llu in use",
 		     (unsigned long long)(s->nr_blocks - allocated), (unsigned long long)live);
@@ -460,7 +465,7 @@ static void compare_words(void *context, uint64_t first, const uint64_t *words, 
 		c->words_differ = true;
 }
 
-/* What the tools' reader says to an image that has a superblock it likes. */
+/* How the tools' reader judges an image with a superblock that it accepts. */
 static const char *compare_contents(const struct clone_md_image *image,
 				    const struct clone_md_superblock *sb, const struct survey *s)
 {
