@@ -4,10 +4,10 @@
  *
  * clone_copy: finish a clone without a kernel module.
  *
- * A region is marked as hydrated only once its data is durable: what the threads
- * have done is taken, the destination is flushed, and then the metadata is
- * committed.  So this may end at any instant, and whatever was not committed is
- * copied again.  Nothing else is using the three devices meanwhile.
+ * A region is marked as hydrated only once its data is durable: the threads'
+ * work is collected, the destination is flushed, and then the metadata is
+ * committed. So this may end at any instant: whatever was not committed is
+ * copied again. Nothing else uses the three devices meanwhile.
  */
 
 #define _GNU_SOURCE
@@ -111,7 +111,7 @@ static uint64_t size_of(int fd)
 	return size / 512;
 }
 
-/* Some file systems know no O_DIRECT; only a device can be claimed. */
+/* Some file systems do not have O_DIRECT; only a device can be claimed. */
 static int open_data(const char *path, int flags, uint64_t sectors)
 {
 	struct stat st;
@@ -282,7 +282,7 @@ static int commit(struct copy *c)
 	return r;
 }
 
-/* From the first write on the destination is no more what the mark says. */
+/* From the first write on the note about the destination is wrong. */
 static int clear_mark(struct copy *c)
 {
 	int r;
@@ -356,7 +356,7 @@ static int copy_all(struct copy *c)
 			r = commit(c);
 	}
 
-	/* After an error nothing is taken for done any more. */
+	/* After an error nothing more counts as done. */
 	copier_cancel(c->copier);
 	while (!copier_is_idle(c->copier)) {
 		copier_wait(c->copier, TICK);
@@ -499,7 +499,7 @@ static int run(int argc, char **argv)
 		if (take_option(&q, c))
 			continue;
 		if (c != '?')
-			say("this number cannot be: %s", optarg);
+			say("not a possible number: %s", optarg);
 		return wrong_usage(NULL);
 	}
 	if (argc != optind || !q.metadata || !q.source || !q.dest)

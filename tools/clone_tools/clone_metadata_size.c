@@ -124,7 +124,7 @@ static int run(int argc, char **argv)
 		if (common_option(c) || take_option(&q, c))
 			continue;
 		if (c != '?')
-			say("this is no size, unit or device: %s", optarg);
+			say("not a size, unit or device: %s", optarg);
 		return wrong_usage(NULL);
 	}
 	if (argc != optind || !q.sb.region_size || !q.sb.target_size)

@@ -103,14 +103,14 @@ static int look_for_trees(struct state *s, const struct clone_md_image *image)
 	return r == -EILSEQ ? 0 : r;
 }
 
-/* @s->sb is what a damaged superblock says, and no more than a hint. */
+/* @s->sb is what a damaged superblock says, only a hint. */
 static int begin_without_superblock(struct state *s, const struct request *q)
 {
 	const char *wrong;
 
 	if (!q->region_size || !q->target_size) {
 		if (s->sb.magic == CLONE_MD_MAGIC)
-			say("the superblock speaks of --region-size %ju --target-size %ju",
+			say("the superblock says --region-size %ju --target-size %ju",
 			    s->sb.region_size, s->sb.target_size);
 		say("the superblock is lost: --region-size and --target-size are needed");
 		return -EINVAL;
@@ -153,7 +153,7 @@ static bool sizes_fit(const struct state *s, const struct request *q)
 	    (!q->target_size || q->target_size == s->sb.target_size))
 		return true;
 
-	say("the superblock is good, and speaks of --region-size %ju --target-size %ju",
+	say("the superblock is good, and says --region-size %ju --target-size %ju",
 	    s->sb.region_size, s->sb.target_size);
 	return false;
 }
@@ -169,7 +169,7 @@ static int load(struct state *s, const struct request *q)
 	if (r && r != -EILSEQ)
 		return r;
 
-	/* What was repaired may be wrong: nothing is to rely on it. */
+	/* What was repaired may be wrong: nothing may rely on it. */
 	s->sb.dest_zeroed = false;
 	return sizes_fit(s, q) ? 0 : -EINVAL;
 }

@@ -22,7 +22,7 @@ static const char usage[] =
 "                            as large as clone_metadata_size says\n"
 "      --lost hydrated|unhydrated\n"
 "                            what the regions are that the XML has as lost\n"
-"      --dest-zeroed         the mark that the destination is zeroed still holds\n"
+"      --dest-zeroed         the note that the destination is zeroed still holds\n"
 "      --force               overwrite what the device holds\n"
 "  -q, --quiet               say nothing, the exit status tells\n"
 "  -h, --help                show this\n"
@@ -47,13 +47,13 @@ struct request {
 };
 
 /*
- * Since the dump the destination may have been written: only who knows better
- * may say what the mark says.
+ * The destination may have been written to since the dump: only a user who
+ * knows better may set the note.
  */
 static void judge_mark(struct state *s, const struct request *q)
 {
 	if (s->sb.dest_zeroed && !q->dest_zeroed) {
-		say("the mark that the destination is zeroed is left out: see --dest-zeroed");
+		say("the note that the destination is zeroed is left out: see --dest-zeroed");
 		s->sb.dest_zeroed = false;
 	}
 }

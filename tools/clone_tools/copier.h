@@ -2,9 +2,9 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * Threads that copy ranges of regions from the source to the destination.  The
- * one that made them feeds them, and takes back what they have done: they know
- * nothing of metadata.
+ * Threads that copy ranges of regions from the source to the destination.
+ * Their creator feeds them, and collects what they have done: they know nothing
+ * of metadata.
  */
 #ifndef COPIER_H
 #define COPIER_H
@@ -29,8 +29,8 @@ struct copier_config {
 	unsigned int nr_threads;
 
 	/*
-	 * Where regions were not copied the destination reads as zeroes: what is
-	 * zero is not written, and what the destination holds is not looked at.
+	 * The destination reads as zeroes where regions were not copied: zeroes
+	 * are not written, and the destination is not read.
 	 */
 	bool dest_zeroed;
 
@@ -49,7 +49,9 @@ int copier_start(struct copier **copier, const struct copier_config *config);
 /* Copy these regions; false, at once, if there is no room in the queue. */
 bool copier_offer(struct copier *c, struct range range);
 
-/* Wait until there is room, or nothing is left to do, or this time has passed. */
+/*
+ * Wait until there is room, or nothing is left to do, or this time has passed.
+ */
 void copier_wait(struct copier *c, unsigned int milliseconds);
 
 /* Is nothing queued or under way? */
@@ -59,8 +61,8 @@ bool copier_is_idle(struct copier *c);
 bool copier_is_full(struct copier *c);
 
 /*
- * What has been written since this was asked the last time, as many as there is
- * room for in @ranges.  It is durable after an fsync() that begins afterwards.
+ * What has been written since the last call, as far as @ranges has room.  It is
+ * durable after an fsync() that begins afterwards.
  */
 unsigned int copier_take_done(struct copier *c, struct range *ranges, unsigned int nr);
 

@@ -2,7 +2,7 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * What is on a device that has no metadata of a clone, see tool.h.
+ * What is on a device that has no clone's metadata, see tool.h.
  */
 
 #include <blkid/blkid.h>
@@ -46,7 +46,7 @@ const char *what_it_holds(const char *path)
 	blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE);
 	blkid_probe_enable_partitions(probe, 1);
 
-	/* -2: there is more than one thing, which is for the caller as bad. */
+	/* -2: there is more than one thing, which is as bad for the caller. */
 	switch (blkid_do_safeprobe(probe)) {
 	case 0:
 		found = describe(probe, text, sizeof(text));

@@ -13,7 +13,7 @@
 #include "state.h"
 #include "tool.h"
 
-/* A clone that commits faster than its metadata can be read is given up. */
+/* Give up if a clone commits faster than its metadata can be read. */
 #define LIVE_SECONDS	20
 
 struct loading {

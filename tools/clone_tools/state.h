@@ -2,8 +2,8 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The state of a clone in memory: which regions are hydrated, and of which that
- * is not known.  Two bits a region at most, half a GiB.
+ * The state of a clone in memory: which regions are hydrated, and for which
+ * that is not known.  Two bits a region at most, half a GiB.
  */
 #ifndef STATE_H
 #define STATE_H
@@ -78,13 +78,13 @@ enum load_mode {
 /*
  * Read the metadata in @path, which may be in use.  Errors to open and to read
  * it live are said here.  Returns 0, -EILSEQ if there are findings, -ENODATA if
- * it is not formatted, or another error.  The state is there if the superblock is
- * good; with LOAD_SUPERBLOCK and LOAD_SPACE_MAP it has no regions.
+ * it is not formatted, or another error.  The state is there if the superblock
+ * is good; with LOAD_SUPERBLOCK and LOAD_SPACE_MAP it has no regions.
  */
 int load_state(struct state *s, const char *path, enum load_mode mode,
 	       struct findings *findings);
 
-/* Say what was found, and what the device holds if it's nothing of a clone. */
+/* Say what was found, and what the device holds if that is not a clone's. */
 void say_findings(const char *path, const struct findings *findings);
 
 /* To metadata, see write-state.c.  What goes wrong is said.  0 or an error. */

@@ -41,13 +41,15 @@ extern bool quiet;
 #define OPTION_QUIET	{ "quiet", no_argument, NULL, 'q' }
 #define COMMON_LETTERS	"hVq"
 
-/* What is not one of them is a mistake: false. */
+/* Returns false if it is not one of them: a mistake. */
 bool common_option(int option);
 
-/* Say what is wrong with the command line, if it's not said yet; returns 1. */
+/* Say what is wrong with the command line, unless that was said; returns 1. */
 int wrong_usage(const char *text);
 
-/* On the standard error output, after the name of the tool.  Nothing if quiet. */
+/*
+ * On the standard error output, after the name of the tool.  Nothing if quiet.
+ */
 __attribute__((format(printf, 1, 2)))
 void say(const char *format, ...);
 

@@ -2,8 +2,8 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * The state of a clone from XML as clone_dump writes it.  What is not understood
- * is refused: a part of a state is none.
+ * The state of a clone from XML as clone_dump writes it.  What is not
+ * understood is refused: a part of a state is useless.
  */
 
 #include <errno.h>
@@ -60,7 +60,7 @@ static struct attribute *find_attribute(struct attribute *list, unsigned int nr,
 	return NULL;
 }
 
-/* Expat has seen to it that none is there twice. */
+/* Expat makes sure that none is there twice. */
 static bool take_attributes(struct reading *r, struct attribute *list,
 			    unsigned int nr, const char **attributes)
 {

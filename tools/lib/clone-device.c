@@ -58,7 +58,7 @@ static int fill_window(struct clone_md_device *dev, uint64_t block, uint64_t nr)
 
 /*
  * Neighbours are read along.  A superblock is always read anew, and what was
- * read before it forgotten: that's what reading live metadata relies on.
+ * read before it is forgotten: reading live metadata relies on that.
  */
 static int read_device(void *context, uint64_t block, void *buf)
 {
@@ -68,7 +68,7 @@ static int read_device(void *context, uint64_t block, void *buf)
 	if (!block || block < dev->window_start ||
 	    block - dev->window_start >= dev->window_nr) {
 		r = fill_window(dev, block, block ? WINDOW_BLOCKS : 1);
-		if (r && block)		/* perhaps it's the fault of a neighbour */
+		if (r && block)		/* a neighbour may be the cause */
 			r = fill_window(dev, block, 1);
 	}
 	if (r)
@@ -97,7 +97,7 @@ static int flush_device(void *context)
 	return fsync(dev->fd) ? -errno : 0;
 }
 
-/* Some file systems know no O_DIRECT. */
+/* Some file systems do not have O_DIRECT. */
 static int open_direct(const char *path, int flags)
 {
 	int fd = open(path, flags | O_DIRECT | O_CLOEXEC);

@@ -2,8 +2,8 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * Where things are in the blocks of the metadata, for those who take blocks
- * apart or make them; see Documentation/metadata-format.rst.
+ * Where things are in the blocks of the metadata, for code that reads or makes
+ * them; see Documentation/metadata-format.rst.
  */
 #ifndef CLONE_FORMAT_H
 #define CLONE_FORMAT_H

@@ -2,12 +2,12 @@
 /*
  * Copyright (C) 2026 the dm-clone authors
  *
- * Reading the metadata of a clone from an image, see clone-metadata.h.  What
- * it consists of is told in Documentation/metadata-format.rst.
+ * Reading the metadata of a clone from an image, see clone-metadata.h.
+ * Documentation/metadata-format.rst describes the format.
  *
- * Why this ends on any input: a block is gone into once, when the first
- * reference to it is met, and there are finitely many; a tree is not followed
- * deeper than the largest of clones needs.
+ * This ends on any input: a block is entered once, by the first reference to
+ * it, and there are finitely many; a tree is not followed deeper than the
+ * largest clone needs.
  */
 
 #define _GNU_SOURCE
@@ -214,7 +214,10 @@ uint64_t clone_md_nr_words(const struct clone_md_superblock *sb)
  *---------------------------------------------------------------
  */
 
-/* Read block @b, which is known to exist, and see that it is what it should. */
+/*
+ * Read block @b, which is known to exist, and check that it is what it should
+ * be.
+ */
 static bool read_block(struct walk *w, uint64_t b, uint32_t kind,
 		       unsigned int blocknr_offset, uint8_t *block)
 {
@@ -239,7 +242,7 @@ static bool read_block(struct walk *w, uint64_t b, uint32_t kind,
 	return true;
 }
 
-/* Something refers to @b.  Returns whether it may be gone into. */
+/* Something refers to @b. Returns whether it may be entered. */
 static bool note_reference(struct walk *w, uint64_t b)
 {
 	if (b >= w->nr_blocks) {
@@ -287,9 +290,7 @@ static const char *check_node_header(const uint8_t *n, const struct tree *tree, 
 	return NULL;
 }
 
-/*
- * What reading can do with, but not the library when it changes the tree.
- */
+/* Good enough for reading, but not for the library when it changes the tree. */
 static void check_node_shape(struct walk *w, uint64_t b, const uint8_t *n, unsigned int depth)
 {
 	uint32_t max = get_le32(n + NODE_MAX_ENTRIES);
@@ -365,13 +366,16 @@ static void walk_tree(struct walk *w, const struct tree *tree, uint64_t root)
  *---------------------------------------------------------------
  */
 
-/* Everything up to @word that was not told yet never will be. */
+/* Everything up to @word that was not told yet is lost. */
 static void skip_to_word(struct walk *w, uint64_t word)
 {
 	if (w->next_word >= word)
 		return;
 
-	/* A block that cannot be used has been told, one that's missing not yet. */
+	/*
+	 * A block that cannot be used has been told, one that's missing not
+	 * yet.
+	 */
 	if (nr_problems(w) == w->nr_problems_there)
 		problem(w, CLONE_MD_DAMAGED, w->sb->bitset_root,
 			"the bitset lacks words %llu to %llu",
@@ -588,7 +592,7 @@ static void compare_counts(struct walk *w)
 			(unsigned long long)allocated);
 }
 
-/* Is the size that the space map has credible? */
+/* Is the size of the space map credible? */
 static bool check_space_map_root(struct walk *w)
 {
 	uint64_t nr = get_le64(w->sb->space_map_root + ROOT_NR_BLOCKS);

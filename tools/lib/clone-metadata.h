@@ -5,10 +5,10 @@
  * The metadata of a clone: reading it from an image, that is a file, a device
  * or anything else that can hand out blocks; and writing it.
  *
- * The image may hold anything at all.  Whatever it is, the reader ends, in a
- * time that depends on the size of the image only, stays within its memory,
- * and never writes.  What it finds wrong it reports, and goes on where something
- * is left to be read.  The writer goes on only with metadata that is sound.
+ * The image may hold anything at all.  Whatever that is, the reader ends, in a
+ * time that depends only on the size of the image, stays within its memory, and
+ * never writes.  It reports what is wrong, and goes on where something is left
+ * to read.  The writer goes on only with metadata that is sound.
  *
  * Blocks have 4096 bytes and are counted from 0; region and target sizes are
  * in sectors of 512 bytes; a word is 64 regions, the lowest bit for the first
@@ -75,9 +75,14 @@ enum clone_md_problem {
 	CLONE_MD_UNREADABLE,
 	/* a checksum, an address, a number or an order that cannot be right */
 	CLONE_MD_DAMAGED,
-	/* a block is in use, but free in the space map: it would be overwritten */
+	/*
+	 * a block is in use, but free in the space map: it would be overwritten
+	 */
 	CLONE_MD_UNPROTECTED,
-	/* a block has fewer references than in the space map: it is lost, that's all */
+	/*
+	 * a block has fewer references than in the space map: it is lost, no
+	 * more
+	 */
 	CLONE_MD_LEAKED,
 	/* bits that belong to no region are set */
 	CLONE_MD_UNTIDY,
@@ -85,9 +90,7 @@ enum clone_md_problem {
 
 #define CLONE_MD_NR_PROBLEMS	(CLONE_MD_UNTIDY + 1)
 
-/*
- * Who is told what a walk finds.  Each function may be NULL.
- */
+/* Called for what a walk finds.  Each function may be NULL. */
 struct clone_md_visitor {
 	/*
 	 * @nr words from number @first on; in ascending order, each at most
@@ -96,7 +99,7 @@ struct clone_md_visitor {
 	void (*words)(void *context, uint64_t first, const uint64_t *words,
 		      unsigned int nr);
 
-	/* Words that cannot be read.  What is not told so is told by words(). */
+	/* Words that cannot be read; words() gets all others. */
 	void (*lost)(void *context, uint64_t first, uint64_t nr);
 
 	/* Part @key of the bitset is in @block; words() comes next. */
@@ -105,7 +108,9 @@ struct clone_md_visitor {
 	/* Something refers to @block. */
 	void (*reference)(void *context, uint64_t block);
 
-	/* @text is valid during the call, has no newline and no block number. */
+	/*
+	 * @text is valid during the call, has no newline and no block number.
+	 */
 	void (*problem)(void *context, enum clone_md_problem kind,
 			uint64_t block, const char *text);
 
@@ -162,7 +167,7 @@ uint64_t clone_md_nr_words(const struct clone_md_superblock *sb);
  * clone whose space map is damaged.
  *
  * Returns 0 if all words were told, -EILSEQ if some are lost, -ENOMEM, or
- * -EINVAL if clone_md_check_geometry() is not happy.
+ * -EINVAL if clone_md_check_geometry() finds errors.
  */
 int clone_md_walk_bitset(const struct clone_md_image *image,
 			 const struct clone_md_superblock *sb,
@@ -173,8 +178,8 @@ int clone_md_walk_bitset(const struct clone_md_image *image,
  * found with those that the space map counts.  Nothing is called leaked once
  * anything is damaged: it may be in use by what cannot be read.
  *
- * @stats may be NULL.  Returns 0 if there was nothing to complain about,
- * -EILSEQ if problems were reported, -ENOMEM or -EINVAL as above.
+ * @stats may be NULL.  Returns 0 if nothing was wrong, -EILSEQ if problems were
+ * reported, -ENOMEM or -EINVAL as above.
  */
 int clone_md_check(const struct clone_md_image *image,
 		   const struct clone_md_superblock *sb,
@@ -222,11 +227,11 @@ int clone_md_open_device(struct clone_md_device *dev, const char *path,
 void clone_md_close_device(struct clone_md_device *dev);
 
 /*
- * Read live metadata so: read block 0 with @image->read, parse it, walk what it
- * refers to, and compare.  What a superblock refers to is there until the second
- * commit after it.  So the walk counts only if the block has not changed since;
- * if it has, start again.  Returns 1 if @block is what the image has as its
- * superblock now, 0 if not, or a negative errno.
+ * How to read live metadata: read block 0 with @image->read, parse it, walk
+ * what it refers to, and compare.  What a superblock refers to is there until
+ * the second commit after it.  So the walk counts only if the block has not
+ * changed since; if it has, start again.  Returns 1 if @block is what the image
+ * has as its superblock now, 0 if not, or a negative errno.
  */
 int clone_md_same_superblock(const struct clone_md_image *image, const void *block);
 
@@ -265,11 +270,11 @@ uint64_t clone_md_recommended_size(const struct clone_md_superblock *sb);
 
 /*
  * The writer.  It changes metadata as the kernel does: what the superblock
- * refers to is never overwritten; so whenever the power fails, the metadata is
- * that of the last commit or, during one, that of it.  Memory: 16 bytes per
- * 32576 regions, and a byte a block.  No threads, or a lock.  After any error
- * but -ENOSPC and -EINVAL the writer can only be closed; what was committed
- * is there.
+ * refers to is never overwritten; so whenever the power fails the metadata is
+ * that of the last commit or, during a commit, that of either.  Memory: 16
+ * bytes per 32576 regions, and a byte a block.  No threads, or a lock.  After
+ * any error but -ENOSPC and -EINVAL the writer can only be closed; what was
+ * committed is there.
  */
 struct clone_md_writer;
 
@@ -288,16 +293,16 @@ bool clone_md_is_unfinished(const void *block);
 
 /*
  * Metadata that exists and must be sound: -EUCLEAN otherwise, or what
- * clone_md_read_superblock() returns.  @sb is set to the superblock.  Nothing is
- * written yet.  Blocks that are leaked come back with the first commit.
+ * clone_md_read_superblock() returns.  @sb is set to the superblock.  Nothing
+ * is written yet.  Blocks that are leaked come back with the first commit.
  */
 int clone_md_edit(const struct clone_md_image *image,
 		  struct clone_md_superblock *sb,
 		  struct clone_md_writer **writer);
 
 /*
- * What the next commit says about unhydrated regions.  Whoever is going to
- * write to the destination clears the mark, and commits, first.
+ * What the next commit says about unhydrated regions.  Whoever writes to the
+ * destination must clear the note, and commit, before.
  */
 void clone_md_set_dest_zeroed(struct clone_md_writer *w, bool dest_zeroed);
 
@@ -315,8 +320,8 @@ int clone_md_next_unhydrated(struct clone_md_writer *w, uint64_t region,
  * Mark @nr regions from @first on as hydrated.  Their data must be durable in
  * the destination: when the device is full this commits what there is so far,
  * and goes on; so a commit may come before clone_md_commit() is called.  Works
- * best in ascending order.  -EINVAL if there are no such regions; -ENOSPC if the
- * device is too small even so.
+ * best in ascending order.  -EINVAL if there are no such regions; -ENOSPC if
+ * the device is too small even so.
  */
 int clone_md_set_hydrated(struct clone_md_writer *w, uint64_t first, uint64_t nr);
 

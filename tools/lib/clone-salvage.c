@@ -4,10 +4,10 @@
  *
  * Finding what is left of damaged metadata, see clone-metadata.h.
  *
- * A leaf of the bitset's tree says which parts of the bitset it is about.  So
- * it is of use even if nothing leads to it any more.  But what the clone was
- * before is also on the device, in blocks that are free: a leaf that is out of
- * date would take user writes back.  Only the space map tells them apart.
+ * A leaf of the bitset's tree says which parts of the bitset it is about, so it
+ * is useful even if nothing leads to it any more. But earlier states are also
+ * on the device, in free blocks: a leaf that is out of date would undo user
+ * writes. Only the space map tells them apart.
  */
 
 #include <errno.h>
@@ -160,7 +160,7 @@ static void note_counts(struct salvage *s, const uint8_t *bitmap, uint64_t first
 		s->counted[first + i] = bitmap[BITMAP_COUNTS + i / 4] >> 2 * (i % 4) & 3;
 }
 
-/* All of the space map has to be there: half of it is as bad as none. */
+/* All of the space map must be there: half of it is as bad as none. */
 static bool read_space_map(struct salvage *s)
 {
 	const uint8_t *root = s->sb->space_map_root;
@@ -275,7 +275,9 @@ static void note_words(void *context, uint64_t first, const uint64_t *words,
 	memcpy(a->set_now + first, words, nr * sizeof(*words));
 }
 
-/* The root covers all keys from 0 on; whether the tree is complete shows later. */
+/*
+ * The root covers all keys from 0 on; whether the tree is complete shows later.
+ */
 static bool may_be_root(const struct clone_md_superblock *sb, const uint8_t *node)
 {
 	uint64_t nr_arrays = (clone_md_nr_words(sb) - 1) / WORDS_PER_ARRAY + 1;

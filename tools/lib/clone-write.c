@@ -5,9 +5,9 @@
  * Writing the metadata of a clone, see clone-metadata.h.
  *
  * Only one part of the bitset, an array block, is in memory.  When another one
- * is wanted it goes to the disk: to a free block, if what the superblock refers
- * to is not to be overwritten.  A commit writes all that is above the arrays
- * anew: the tree, the space map, and at last the superblock.
+ * is needed it goes to the disk, to a free block if the superblock refers to
+ * its own.  A commit writes everything above the arrays anew: the tree, the
+ * space map, and finally the superblock.
  */
 
 #include <errno.h>
@@ -23,8 +23,8 @@
 #define CURRENT		2u	/* the next one will */
 
 /*
- * Nodes are not made full: a kernel would split them when a part of the bitset
- * is written, and need more blocks.
+ * Nodes are not filled: a kernel would split them when it writes a part of the
+ * bitset, and need more blocks.
  */
 #define NODE_FILL	(NODE_MIN_VALUES * 2)
 
@@ -231,7 +231,7 @@ static void make_array(struct clone_md_writer *w, uint64_t key, uint8_t *array)
 	put_le32(array + ARRAY_VALUE_SIZE, 8);
 }
 
-/* Is there a block for the array at hand that may be written?  Else get one. */
+/* Get a block that may be written for the current array, unless it has one. */
 static int shadow_array(struct clone_md_writer *w)
 {
 	uint64_t b = w->arrays[w->key];

@@ -6,8 +6,7 @@
  *
  * An input is a list of changes to good metadata: where, how many bytes, and
  * the bytes.  After it the checksums of what has changed are made right, unless
- * the input says that they are to be wrong: random bytes would never get past
- * them.
+ * the input says that they are to be wrong: random bytes would never pass them.
  */
 
 #include <stdlib.h>
@@ -65,7 +64,9 @@ static void make_base(unsigned int n)
 		kinds[n][b] = kind_of(memory_block(m, b));
 }
 
-/* Header of a change: block, with a flag; offset; length, its content follows. */
+/*
+ * Header of a change: block, with a flag; offset; length, its content follows.
+ */
 static void apply_changes(struct memory *m, unsigned int base, const uint8_t *data,
 			  size_t size)
 {
