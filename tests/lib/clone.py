@@ -253,6 +253,14 @@ class Clone:
         return {key: int(value) if value.lstrip("-").isdigit() else value
                 for key, value in words}
 
+    def expect_stats(self, **expected):
+        """The words of stats have these values; returns them all."""
+        stats = self.stats()
+        for key, value in expected.items():
+            if stats[key] != value:
+                raise Failure(f"{key}: expected {value}, found {stats[key]}; stats: {stats}")
+        return stats
+
     def enable_hydration(self):
         self.message("enable_hydration")
 

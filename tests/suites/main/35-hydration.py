@@ -27,8 +27,7 @@ def stats(clone):
       ours="it has nothing of the kind")
 def _(t):
     clone = t.idle_clone(region=8, size=4 * MIB)
-    if stats(clone)["state"] != "paused":
-        raise Failure(str(stats(clone)))
+    clone.expect_stats(state="paused")
     clone.put(0, 64)
     clone.put(1000, 1)
     clone.discard(2000, 80)
@@ -37,13 +36,12 @@ def _(t):
     clone.flush()
     clone.hydrate()
     t.until(lambda: stats(clone)["state"] == "done", "the state")
-    s = stats(clone)
-    if s["bytes_overwritten"] != 65 * 512 or s["bytes_zeroed"] != 80 * 512 or \
-            s["bytes_copied"] != (clone.size - 145) * 512:
-        raise Failure(str(s))
-    if s["seconds_left"] or s["regions_in_flight"] or \
-            s["source_reads"] != 1 or s["commits"] < 2 or s["read_errors"]:
-        raise Failure(str(s))
+    found = clone.expect_stats(
+        bytes_overwritten=65 * 512, bytes_zeroed=80 * 512,
+        bytes_copied=(clone.size - 145) * 512, seconds_left=0, regions_in_flight=0,
+        source_reads=1, read_errors=0)
+    if found["commits"] < 2:
+        raise Failure(f"expected 2 commits at least, found {found}")
     clone.check()
 
 
@@ -122,8 +120,7 @@ def _(t, rate, region):
         raise Failure(f"{found:.0f} KiB/s")
     if copied < read - rate / 5 - region:
         raise Failure(f"{read:.0f} KiB were read of the source, {copied:.0f} KiB copied")
-    if stats(clone)["state"] != "limited":
-        raise Failure(str(stats(clone)))
+    clone.expect_stats(state="limited")
     must_go_on(t, clone, found, rate * 0.9)
     clone.message("hydration_rate 0")
     clone.until_hydrated()
@@ -161,10 +158,10 @@ def _(t):
     event = clone.device.info().event_nr
     clone.enable_hydration()
     clone.until(lambda s: "no_hydration" in s.features, "the end of trying")
-    s = stats(clone)
-    if s["state"] != "stopped" or s["regions_failed"] < 5 or not s["read_errors"] or \
-            s["last_error"] != -errno.EIO or not 4096 <= s["last_error_sector"] < 4608:
-        raise Failure(str(s))
+    s = clone.expect_stats(state="stopped", last_error=-errno.EIO)
+    if s["regions_failed"] < 5 or not s["read_errors"] or \
+            not 4096 <= s["last_error_sector"] < 4608:
+        raise Failure(f"expected 5 failed regions, at sectors 4096 to 4607, found {s}")
     t.until(lambda: clone.device.info().event_nr != event, "an event")
     clone.source.heal()
     clone.hydrate()

@@ -134,9 +134,7 @@ def _(t):
     write.must_block(0.5, "a write to the region")
     clone.dest.release()
     write.wait()
-    stats = clone.stats()
-    if stats["bytes_read"] != 65536 or stats["bytes_copied"]:
-        raise Failure(str(stats))
+    clone.expect_stats(bytes_read=65536, bytes_copied=0)
     clone.check()
 
 
@@ -265,10 +263,8 @@ def _(t):
         t.until(lambda: not clone.status().hydrating, "the end of the write")
     if time.monotonic() - began > 1:
         raise Missed("it may be tried again after a second")
-    if clone.stats()["write_errors"] != 1:
-        raise Failure(f"it's tried again and again: {clone.stats()}")
-    if clone.status().hydrated or not clone.stats()["write_errors"]:
-        raise Failure(clone.status().text)
+    clone.expect_stats(write_errors=1)          # it is not tried again and again
+    clone.expect(hydrated=0)
     clone.dest.heal()
     until_hydrated_by(clone, lambda: clone.get(0, 256), 32)
     clone.check()

@@ -104,9 +104,8 @@ def _(t, kind):
         clone.hydrate()
     clone.check()
     skipped = 15 * 64 + MIB + 64
-    if clone.stats()["bytes_zeroed"] != skipped * 512 or \
-            clone.stats()["bytes_copied"] != (clone.size - skipped) * 512:
-        raise Failure(str(clone.stats()))
+    clone.expect_stats(bytes_zeroed=skipped * 512,
+                       bytes_copied=(clone.size - skipped) * 512)
     if any(2 * MIB <= bio.sector < 3 * MIB for bio in trace.of(clone.source.number, "R")
            if bio.sector + bio.nr <= 3 * MIB and bio.nr == 64):
         raise Failure("a skipped region was copied")

@@ -40,8 +40,7 @@ def _(t, kind):
     clone.until_hydrated()
     clone.model.set(0, LONG, ZERO)
     clone.check()
-    if clone.stats()["bytes_zeroed"] != LONG * 512 or clone.stats()["bytes_copied"]:
-        raise Failure(str(clone.stats()))
+    clone.expect_stats(bytes_zeroed=LONG * 512, bytes_copied=0)
     clone.deactivate()
     clone.check_left_behind()
 
@@ -223,8 +222,10 @@ def _(t):
     for sector in range(LONG + LONG // 2, 2 * LONG, MIB):
         if clone.get(sector) != [SOURCE]:
             raise Failure("that is not the source's data")
-    if clone.stats()["bytes_read"] or clone.status().hydrated > before + LONG // 128:
-        raise Failure(f"{clone.status().text}; {clone.stats()}")
+    clone.expect_stats(bytes_read=0)
+    if clone.status().hydrated > before + LONG // 128:
+        raise Failure(f"expected {before + LONG // 128} hydrated regions at most, found "
+                      f"{clone.status().text}")
     clone.dest.heal()
     clone.until_hydrated()
     clone.model.set(0, 2 * LONG, ZERO)
@@ -395,8 +396,7 @@ def _(t, region):
     blocks = -(-LONG // pitch)
     if pool.used != blocks:
         raise Failure(f"{pool.used} blocks of the pool are in use for {blocks} of data")
-    if clone.stats()["bytes_zero"] != (LONG - blocks * BLOCK) * 512:
-        raise Failure(str(clone.stats()))
+    clone.expect_stats(bytes_zero=(LONG - blocks * BLOCK) * 512)
     clone.check()
     clone.deactivate()
     clone.check_left_behind()
@@ -443,8 +443,7 @@ def _(t):
     clone.dest.fail_writes()
     clone.enable_hydration()
     t.until(lambda: clone.stats()["write_errors"], "the error")
-    if clone.stats()["read_errors"]:
-        raise Failure(str(clone.stats()))
+    clone.expect_stats(read_errors=0)
     clone.dest.heal()
     clone.until_hydrated()
     clone.check()

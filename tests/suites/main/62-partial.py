@@ -214,7 +214,5 @@ def _(t):
     clone = t.idle_clone(region=128, size=4 * MIB)
     clone.put(140, 8)
     clone.put(1000, 48)                 # ends where a region does not
-    stats = clone.stats()
-    if (stats["bytes_overwritten"], stats["bytes_copied"]) != (56 * 512, (3 * 128 - 56) * 512):
-        raise Failure(str(stats))
+    clone.expect_stats(bytes_overwritten=56 * 512, bytes_copied=(3 * 128 - 56) * 512)
     clone.check()

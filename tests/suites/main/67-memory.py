@@ -116,6 +116,5 @@ def _(t):
         for clone, load in zip(clones, loads):
             clone.until_hydrated()
             load.stop()
-            if in_use([clone]):
-                raise Failure(clone.stats())
+            clone.expect_stats(memory_kib=0)
             clone.check()

@@ -63,8 +63,7 @@ def _(t, device):
         raise Failure(f"{first} errors before it waits")
     if tries > most or len(bios) > first + most:
         raise Failure(f"{tries} errors, {most} at most were expected; {len(bios)} bios")
-    if clone.stats()["state"] != "waiting":
-        raise Failure(str(clone.stats()))
+    clone.expect_stats(state="waiting")
     disk.heal()
     clone.hydrate()
     clone.check()

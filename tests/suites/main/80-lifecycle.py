@@ -525,8 +525,8 @@ def _(t, how):
             clone.check()
         if device is not clone.dest and trace.bios:
             raise Failure(f"{name} is read: {trace.bios[:5]}")
-        if clone.stats()["state"] != "done" or clone.mode() != "rw":
-            raise Failure(f"{name}: {clone.status().text}")
+        clone.expect_stats(state="done")
+        clone.expect(mode="rw")
         clone.put(1000, 31)
         clone.flush()
     clone.check()
