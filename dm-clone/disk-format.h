@@ -100,10 +100,12 @@ struct disk_bitmap {
 	u8 counts[];
 } __packed __aligned(8);
 
+#define COUNTS_PER_BYTE		4
 #define COUNTS_PER_BITMAP \
-	((BLOCK_SIZE_BYTES - sizeof(struct disk_bitmap)) * 4)
+	((BLOCK_SIZE_BYTES - sizeof(struct disk_bitmap)) * COUNTS_PER_BYTE)
 
-#define MAX_BITMAPS 255
+/* As many as the library has in its index, which fills a block. */
+#define MAX_BITMAPS		255
 
 struct disk_index {
 	__le32 csum;

@@ -94,7 +94,8 @@ static int read_block(struct checker *c, u64 b, u32 csum_xor,
 /* 0, 1 or 2 references, or MANY_REFERENCES; the higher bit comes first. */
 static unsigned int count_of(const struct disk_bitmap *d, unsigned int i)
 {
-	unsigned int bits = d->counts[i / 4] >> (2 * (i % 4));
+	unsigned int shift = 2 * (i % COUNTS_PER_BYTE);
+	unsigned int bits = d->counts[i / COUNTS_PER_BYTE] >> shift;
 
 	return (bits & 1) << 1 | (bits & 2) >> 1;
 }
