@@ -175,11 +175,8 @@ def _(t):
 def _(t):
     clone = t.clone(features=["NO_Hydration", "No_Discard_PassDown"],
                     core={"HYDRATION_threshold": 3, "Hydration_Batch_Size": 5})
-    status = clone.status()
-    if sorted(status.features) != ["no_discard_passdown", "no_hydration"]:
-        raise Failure(status.text)
-    if status.core != {"hydration_threshold": 3, "hydration_batch_size": 5}:
-        raise Failure(status.text)
+    clone.expect(features=["no_hydration", "no_discard_passdown"],
+                 core={"hydration_threshold": 3, "hydration_batch_size": 5})
     clone.message("HYDRATION_THRESHOLD 4")
     clone.message("Enable_Hydration")
     if clone.status().core["hydration_threshold"] != 4:

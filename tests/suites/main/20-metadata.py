@@ -356,9 +356,7 @@ def _(t):
         clone.put(t.rng.randrange(clone.regions) * 8, 8)
         clone.flush()
         used.add(clone.status().used)
-    status = clone.status()
-    if status.block != 8 or status.total != clone.meta.sectors // 8:
-        raise Failure(status.text)
+    status = clone.expect(block=8, total=clone.meta.sectors // 8)
     if max(used) > min(used) + 8 or max(used) > status.total // 8:
         raise Failure(f"blocks in use over twenty commits: {sorted(used)}")
     for _ in range(5):

@@ -49,9 +49,8 @@ def _(t):
     if status.hydrated or status.hydrating or "no_hydration" not in status.features:
         raise Failure(f"hydration has begun: {status.text}")
     clone.message("enable_hydration")
-    status = clone.until_hydrated()
-    if "no_hydration" in status.features:
-        raise Failure(status.text)
+    clone.until_hydrated()
+    clone.expect(features=[])
     clone.check()
 
 
@@ -59,34 +58,27 @@ def _(t):
       regions=[1, 2, 63, 64, 65, 1000], region=[8, 128])
 def _(t, regions, region):
     clone = t.idle_clone(region=region, size=regions * region, kind="null")
-    status = clone.status()
-    if (status.block, status.region_size, status.hydrated, status.regions,
-            status.hydrating, status.mode) != (8, region, 0, regions, 0, "rw"):
-        raise Failure(status.text)
-    if status.total != clone.meta.sectors // 8 or not 0 < status.used < status.total:
-        raise Failure(status.text)
-    if status.features != ["no_hydration"]:
-        raise Failure(status.text)
+    status = clone.expect(block=8, region_size=region, hydrated=0, regions=regions,
+                          hydrating=0, mode="rw", total=clone.meta.sectors // 8,
+                          features=["no_hydration"])
+    if not 0 < status.used < status.total:
+        raise Failure(f"used metadata blocks: {status.text}")
     if list(status.core) != ["hydration_threshold", "hydration_batch_size"] or \
        not all(status.core.values()):
         raise Failure(status.text)
     clone.put(0, region)
     clone.expect(hydrated=1)
     clone.enable_hydration()
-    status = clone.until_hydrated()
-    if status.hydrated != regions or status.features:
-        raise Failure(status.text)
+    clone.until_hydrated()
+    clone.expect(hydrated=regions, features=[])
 
 
 @test("given caps show in the status as given")
 def _(t):
     clone = t.clone(features=["no_hydration", "no_discard_passdown"],
                     core={"hydration_batch_size": 7, "hydration_threshold": 4294967295})
-    status = clone.status()
-    if status.features != ["no_hydration", "no_discard_passdown"]:
-        raise Failure(status.text)
-    if status.core != {"hydration_threshold": 4294967295, "hydration_batch_size": 7}:
-        raise Failure(status.text)
+    clone.expect(features=["no_hydration", "no_discard_passdown"],
+                 core={"hydration_threshold": 4294967295, "hydration_batch_size": 7})
 
 
 @test("messages change what the status shows, in both directions")
@@ -97,12 +89,10 @@ def _(t):
     clone.expect(core={"hydration_threshold": 12, "hydration_batch_size": 34})
     clone.source.hold()                     # so that hydration does not end
     clone.enable_hydration()
-    if "no_hydration" in clone.status().features:
-        raise Failure(clone.status().text)
+    clone.expect(features=[])
     clone.disable_hydration()
     clone.disable_hydration()
-    if "no_hydration" not in clone.status().features:
-        raise Failure(clone.status().text)
+    clone.expect(features=["no_hydration"])
 
 
 @test("bad messages are refused and change nothing")
@@ -260,10 +250,9 @@ def _(t):
     clone.activate()
     clone.until(lambda s: 0 < s.hydrating <= 3, "one to three regions in copy")
     clone.source.release()
-    status = clone.until_hydrated()
+    clone.until_hydrated()
     clone.until(lambda s: not s.hydrating, "none in copy")
-    if status.hydrated != clone.regions:
-        raise Failure(status.text)
+    clone.expect(hydrated=clone.regions)
 
 
 @test("two clones do not know of each other")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is read is what was written: random I/O against a model, all life long."""
+"""What is read is what was written: random I/O against a model, at every stage
+of a clone's life."""
 
 import time
 

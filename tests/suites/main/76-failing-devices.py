@@ -305,7 +305,7 @@ def _(t, kind):
     clone.check()
 
 
-@test("a clone that is done passes flushes on: one that fails is just that",
+@test("a clone that is done passes flushes on: a failed one has no consequences",
       ours="it has other modes")
 def _(t):
     rig = Rig(t)

@@ -149,7 +149,7 @@ def sparse_clone(t, size, region, features="1 no_hydration", meta=None, dest=Non
     return device
 
 
-@test("three and a bit sparse regions of 1 GiB", limit=120)
+@test("regions of 1 GiB: three and a part of one, sparse", limit=120)
 def _(t):
     size = 3 * GIB + 5 * MIB
     device = sparse_clone(t, size, 2097152)

@@ -226,9 +226,7 @@ def _(t, first):
 
         change(second)
         clone.activate()
-        status = clone.status()
-        if not status.done or status.mode != "rw":
-            raise Failure(status.text)
+        clone.expect(done=True, mode="rw")
         clone.check()
         clone.random_io(ops=100, threads=2).run()
         clone.check()
