@@ -414,7 +414,7 @@ class Run:
         self.trace.mark("X suspended")
 
     def _disturb(self, device, thread, seconds):
-        """What happens while the load runs, which takes so long."""
+        """What happens while the load runs, for this long."""
         s = self.scenario
         acts = ["suspend"] * s.suspends + ["hydrate"] * (s.hydration == "late")
         acts += ["reload"] * s.reloads + ["fail"] * s.flush_failures + [""]

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import zlib
 
-# What the first file system needs before the host's modules are in sight.
+# What the first file system needs before the host's modules are visible.
 BOOT_MODULES = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"]
 
 
@@ -67,8 +67,9 @@ def _decompress(payload):
     return None
 
 
-# The note that tells where to enter a kernel that is no bzImage: its namesz, descsz,
-# type (XEN_ELFNOTE_PHYS32_ENTRY) and name. Kernels of one's own may lack it.
+# The note that tells where to enter a kernel that is no bzImage: its namesz,
+# descsz, type (XEN_ELFNOTE_PHYS32_ENTRY) and name. Kernels of one's own may
+# lack it.
 _PVH_ENTRY = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0")
 
 
