@@ -110,7 +110,7 @@ struct dm_clone_metadata {
 	 */
 	u32 cursor;		/* the next array */
 	u32 round_left;		/* arrays until the round is over; 0: it is */
-	u32 commit_left;	/* the same, once the transaction is committed */
+	u32 commit_left;	/* the same, once it is committed */
 
 	/* Arrays that already have a new block in this transaction. */
 	unsigned long *fresh;

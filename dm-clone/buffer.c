@@ -52,12 +52,12 @@ static atomic_long_t nr_pages_used;
  *---------------------------------------------------------------
  */
 
-static DEFINE_SPINLOCK(cache_lock);	/* protects the next three; any context */
+static DEFINE_SPINLOCK(cache_lock);	/* the next three; any context */
 static LIST_HEAD(cache);
 static unsigned long nr_cached;		/* chunks */
 static unsigned long nr_unneeded;	/* the least number of late */
 
-/* On the kernel's own workqueue, whose name has changed: nobody waits for this. */
+/* On the kernel's workqueue, whose name has changed: nobody waits for this. */
 static void age_cache(struct work_struct *work);
 static DECLARE_DELAYED_WORK(age_work, age_cache);
 

@@ -4,7 +4,7 @@
  *
  * struct clone, for the files that make up a clone and for no others:
  *
- *	dm-clone-target.c	its life: construct, suspend, resume, destroy; limits
+ *	dm-clone-target.c	construct, suspend, resume, destroy; limits
  *	map.c			what happens to each bio
  *	commit.c		modes, commits, flushes
  *	store.c			metadata that tables share
@@ -95,14 +95,14 @@ struct clone_store {
 	struct dm_table *table;		/* the last user; stores_lock */
 	bool live;			/* a table was resumed; stores_lock */
 	bool stale;			/* another is live since; stores_lock */
-	bool busy;			/* being opened or closed; stores_lock */
+	bool busy;			/* opening or closing; stores_lock */
 
 	struct dm_clone_metadata *cmd;
 
 	enum clone_mode mode;		/* changed by set_mode() only */
 	bool destination_failed;	/* see commit.c; commit_lock */
 	bool pre_committed;		/* a transaction is open; commit_lock */
-	bool no_space;			/* to flush the destination; commit_lock */
+	bool no_space;			/* to flush destination; commit_lock */
 
 	/*
 	 * Something other than the source's data may have been written to
@@ -114,7 +114,7 @@ struct clone_store {
 };
 
 enum feature {
-	NO_HYDRATION,		/* as the table had it; see is_hydration_enabled() */
+	NO_HYDRATION,		/* in the table: see is_hydration_enabled() */
 	NO_DISCARD_PASSDOWN,
 	HYDRATE_ON_READ,
 	ZEROED_DESTINATION,
@@ -180,7 +180,7 @@ struct clone {
 };
 
 /* What is to be done when a bio ends. */
-#define IO_WATCHED	BIT(0)	/* tell the engine, which steps back for users */
+#define IO_WATCHED	BIT(0)	/* tell the engine, which gives way */
 #define IO_OVERWRITE	BIT(1)	/* set the regions' bits, release the claim */
 #define IO_PARTIAL	BIT(2)	/* the same, once the rest has been copied */
 #define IO_FUA		BIT(3)	/* then wait for a flush of the destination */
@@ -196,7 +196,7 @@ struct clone_io {
 	bio_end_io_t *end_io;		/* device-mapper's own */
 	u64 start;			/* if watched */
 	unsigned int flags;
-	atomic_t nr_pending;		/* of the bio, and the copy of the rest */
+	atomic_t nr_pending;		/* bio, and copy of the rest */
 };
 
 static inline struct clone_io *bio_to_io(struct bio *bio)

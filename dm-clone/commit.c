@@ -381,7 +381,7 @@ void dm_clone_await_flush(struct clone *clone, struct bio *bio)
 static bool needs_commit(struct clone *clone, const struct bio_list *bios)
 {
 	bool user_changes = READ_ONCE(clone->user_changes);
-	bool all_flush = !may_change_metadata(clone);	/* see take_fua() in map.c */
+	bool all_flush = !may_change_metadata(clone);	/* see take_fua() */
 	struct bio *bio;
 
 	bio_list_for_each(bio, bios) {

@@ -374,7 +374,8 @@ static int parse_core_args(struct clone *clone, struct dm_arg_set *as)
  * feature args: no_hydration, no_discard_passdown, hydrate_on_read,
  *	zeroed_destination
  * core args: hydration_threshold <regions>, hydration_batch_size <regions>,
- *	hydration_rate <KiB/s>, hydration_floor <KiB/s>, hydration_max_errors <nr>
+ *	hydration_rate <KiB/s>, hydration_floor <KiB/s>,
+ *	hydration_max_errors <nr>
  */
 int dm_clone_parse_args(struct clone *clone, struct dm_arg_set *as)
 {

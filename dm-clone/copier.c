@@ -13,8 +13,8 @@
  *	in to_write
  *	  |	do_write_slices(): a run of data, or of zeroes
  *	writing, or being zeroed
- *	  |	slice_write_endio(), slice_zeroed(): to_write again, unless that was
- *	  |	the last run
+ *	  |	slice_write_endio(), slice_zeroed(): to_write again, unless
+ *	  |	that was the last run
  *	done: the buffer is free, and its job too if this was the last slice
  *
  * Each class has a work that reads and one that writes, since submitting a bio
@@ -68,7 +68,7 @@ struct dm_clone_copier {
 
 	/* Protects the rest.  The pacer's may be taken under it. */
 	spinlock_t lock;
-	sector_t backlog;		/* of background jobs, not started yet */
+	sector_t backlog;		/* of background jobs not started */
 	bool backlogged;		/* @has_room is to be called */
 	bool cancelled;			/* background jobs, new ones too */
 	struct pool pools[DM_CLONE_NR_CLASSES];
@@ -81,7 +81,7 @@ struct slice {
 	sector_t sector;
 	unsigned int nr_sectors;
 	u64 started;			/* for the pacer */
-	unsigned int nr_written;	/* sectors that are in the destination */
+	unsigned int nr_written;	/* sectors, to the destination */
 
 	struct bio bio;
 	struct dm_clone_zero_job zero;
@@ -512,8 +512,9 @@ static void set_slice(struct slice *s, struct dm_clone_job *job, bool awaited)
 		__remove_job(pool, job);
 	} else {
 		job->nr_slices++;
+		/* Urgent jobs take turns. */
 		if (!pool->paced)
-			list_move_tail(&job->list, &pool->jobs); /* take turns */
+			list_move_tail(&job->list, &pool->jobs);
 	}
 
 	spin_unlock_irq(&copier->lock);
@@ -595,7 +596,7 @@ void dm_clone_copier_copy(struct dm_clone_copier *copier,
 	list_add_tail(&job->list, &pool->jobs);
 	if (pool->paced)
 		copier->backlog += job->left.end - job->left.begin;
-	run_read_work(pool);	/* barrier, pairs with dm_clone_copier_hurry() */
+	run_read_work(pool);	/* pairs with dm_clone_copier_hurry() */
 	spin_unlock_irqrestore(&copier->lock, flags);
 }
 

@@ -74,7 +74,7 @@ struct dm_clone_outcome {
 	blk_status_t status;
 	bool wrote;		/* the destination may have been written to */
 	bool cancelled;		/* nothing failed, but not all was done */
-	bool read_failed;	/* the error is the source's, not the destination's */
+	bool read_failed;	/* the source's error, or the destination's */
 	sector_t sector;	/* the start of the bio that met the error */
 };
 
@@ -97,7 +97,7 @@ struct dm_clone_job {
 	/* The copier's. */
 	struct list_head list;
 	struct dm_clone_span left;	/* not started yet */
-	unsigned int nr_slices;		/* in flight; and 1 until all is started */
+	unsigned int nr_slices;		/* in flight, + 1 while starting */
 };
 
 /*

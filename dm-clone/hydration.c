@@ -121,7 +121,7 @@ struct dm_clone_hydration {
 	struct delayed_work work;
 	unsigned long cursor;
 	unsigned long nr_started;	/* copies in this pass */
-	bool interrupted;		/* this pass: kicks may have been lost */
+	bool interrupted;		/* kicks of this pass may be lost */
 
 	/* Zeroes what is marked; claim and fill are in use while h->zeroing. */
 	struct dm_clone_marks marks;
@@ -135,7 +135,7 @@ struct dm_clone_hydration {
 	bool running;			/* not stopped */
 	u64 resume_at;			/* not before this, in 64-bit jiffies */
 	bool pass_failed;
-	bool left_out;			/* this pass has not tried some regions */
+	bool left_out;			/* some regions, by this pass */
 	bool feeling;			/* its way, until a copy ends well */
 	unsigned long slow_start;	/* most regions in copy; 0: threshold */
 	unsigned long failed_until;	/* end of the last try, if it failed */
@@ -148,7 +148,7 @@ struct dm_clone_hydration {
 	u64 retry_at;			/* when it ends, */
 	unsigned long pause;		/* and how long the next one is */
 	unsigned long nr_background;	/* regions in copy in the background */
-	bool zeroing;			/* marked regions; READ_ONCE/WRITE_ONCE */
+	bool zeroing;			/* READ_ONCE/WRITE_ONCE */
 	wait_queue_head_t idle;		/* nothing in the background */
 	struct dm_clone_ranges *wanted;	/* before the rest; NULL: none */
 	struct list_head to_retry;	/* batches that go on by regions */

@@ -262,7 +262,7 @@ unsigned int dm_clone_hydration_batch_size(struct dm_clone_hydration *h);
 unsigned long dm_clone_hydration_in_flight(struct dm_clone_hydration *h);
 
 struct dm_clone_hydration_stats {
-	const char *state;	/* running, limited, waiting, paused or stopped */
+	const char *state;	/* as in Documentation/dm-clone.rst */
 	u64 hydrated[DM_CLONE_NR_MEANS]; /* sectors */
 	u64 zero;		/* of those copied: sectors found to be zero */
 	u64 failed;		/* copies of a region, in the background */
@@ -271,8 +271,8 @@ struct dm_clone_hydration_stats {
 	int last_error;		/* errno of the last of these, or 0 */
 	sector_t last_error_sector; /* where the bio that met it began */
 	unsigned long memory;	/* bytes in use for copies */
-	u64 rate;		/* sectors in the last second, in the background */
-	u64 average_rate;	/* sectors a second, since it was first started */
+	u64 rate;		/* background: sectors in the last second */
+	u64 average_rate;	/* sectors a second since the first start */
 };
 
 /* Any context; does not wait for anything. */

@@ -32,11 +32,11 @@ struct checker {
 	struct dm_block_manager *bm;
 	u64 nr_blocks;			/* of the space map */
 	u64 nr_allocated;		/* in use, by its bitmaps */
-	u64 nr_many;			/* with more than two references there */
-	u64 nr_leaked;			/* counted more often than referred to */
+	u64 nr_many;			/* with more than two references */
+	u64 nr_leaked;			/* with too large counts */
 	u64 bitmaps[MAX_BITMAPS];	/* where they are */
 	unsigned long *seen;		/* blocks that something refers to */
-	unsigned int leaf_depth;	/* of the tree at hand; 0: not known yet */
+	unsigned int leaf_depth;	/* of this tree; 0: not known yet */
 
 	u32 nr_words;
 	u32 next_word;

@@ -137,7 +137,7 @@ struct dm_clone_pacer {
 	u64 floor;
 	unsigned int in_flight;
 	bool awaited;		/* somebody waits for the end of a portion */
-	u64 next_start;		/* not before this, if there is a rate to keep */
+	u64 next_start;		/* not before this, if paced */
 
 	/*
 	 * The window adapts in rounds: a round ends when as much as the window

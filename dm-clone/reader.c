@@ -9,7 +9,7 @@
  *	prepared: the regions are claimed, the memory is there
  *	  |	dm_clone_reader_submit()
  *	reading: up to three bios, one of them for the user
- *	  |	part_read_endio(): the user's data is copied to its bio, which ends
+ *	  |	part_read_endio(): the user's bio gets its data, and ends
  *	  |	the last of them: put_reading()
  *	in to_write
  *	  |	work: do_write_reads()
@@ -485,7 +485,7 @@ static bool next_ahead(struct dm_clone_reader *reader, unsigned long *begin,
 		hydrated = dm_clone_find_run(reader->map, *begin, goal, end);
 
 		spin_lock_irq(&reader->lock);
-		if (reader->ahead_next == *begin)	/* still the same sequence */
+		if (reader->ahead_next == *begin)	/* the same sequence */
 			reader->ahead_next = *end;
 		spin_unlock_irq(&reader->lock);
 	} while (hydrated);

@@ -66,9 +66,9 @@ unsigned long dm_clone_reader_memory(struct dm_clone_reader *reader);
 
 enum dm_clone_readiness {
 	DM_CLONE_READ_READY,	/* *@read is the caller's */
-	DM_CLONE_READ_TAKEN,	/* another has claimed @begin, up to *@taken_until */
+	DM_CLONE_READ_TAKEN,	/* claimed by another, up to *@taken_until */
 	DM_CLONE_READ_CHANGED,	/* some are hydrated by now: look again */
-	DM_CLONE_READ_NOT_NOW	/* no memory, stopped, or an error a moment ago */
+	DM_CLONE_READ_NOT_NOW	/* no memory, stopped, or a recent error */
 };
 
 /*

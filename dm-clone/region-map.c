@@ -198,7 +198,7 @@ bool dm_clone_is_range_hydrated(struct dm_clone_region_map *map,
 	if (!bits)
 		r = true;
 	else if (nr == 1)
-		r = test_bit(start, bits->hydrated);	/* by far the most frequent */
+		r = test_bit(start, bits->hydrated);	/* most frequent */
 	else
 		r = find_next_zero_bit(bits->hydrated, start + nr, start) >= start + nr;
 	rcu_read_unlock();
