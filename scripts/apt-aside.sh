@@ -17,7 +17,7 @@ aside_mirror()
 	# apt is to expand that.
 	# shellcheck disable=SC2016
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' \
-		'Component: main' | head -n 1
+		'Component: main' | sed -n 1p
 }
 
 # aside COMMAND...: one of apt's, on those lists
