@@ -336,7 +336,10 @@ static void take_mark(struct loader *l, unsigned int tid, const char *text)
  *---------------------------------------------------------------
  */
 
-/* The letters of blk_fill_rwbs(): a leading F is a flush, a later one FUA. */
+/*
+ * The letters of blk_fill_rwbs(): a leading F is a flush, a later one FUA.
+ * Write-zeroes is N, or WZ with newer kernels.
+ */
 static void parse_rwbs(const struct loader *l, const char *rwbs, struct bio *b)
 {
 	bool flush = *rwbs == 'F';
@@ -344,6 +347,8 @@ static void parse_rwbs(const struct loader *l, const char *rwbs, struct bio *b)
 
 	rwbs += flush;
 	letter = *rwbs++;
+	if (letter == 'W' && *rwbs == 'Z')
+		letter = 'N';
 	b->fua = strchr(rwbs, 'F');
 
 	if (flush && !b->nr)
@@ -366,7 +371,7 @@ static void queue_lower(struct loader *l, const struct bio *b)
 	uint32_t index = rec->nr_lower++;
 	struct lower_bio *lower = &rec->lower[index];
 
-	/* A linear device shifts empty flushes too: so they tell where from. */
+	/* Delay targets shift empty flushes too: so they tell where from. */
 	lower->b = *b;
 	lower->b.queued = add_event(l, LOWER_QUEUED, index);
 	lower->meta = b->sector < rec->meta_sectors;

@@ -27,7 +27,8 @@ class Bio:
         self.time = float(match["time"])
         self.event = match["event"]                 # queue or complete
         self.dev = f"{match['major']}:{match['minor']}"
-        self.rwbs = match["rwbs"]
+        # Newer kernels call write-zeroes WZ.
+        self.rwbs = re.sub("^(F?)WZ", r"\1N", match["rwbs"])
         self.sector = int(match["sector"])
         self.nr = int(match["nr"])
 
