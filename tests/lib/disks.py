@@ -136,12 +136,23 @@ def scsi_debug(sectors, **parameters):
     before = set(glob.glob("/sys/block/sd*"))
     _put(f"{sweep.SCSI_DEBUG}/add_host", 1)
     deadline = time.monotonic() + 60
-    while not (new := set(glob.glob("/sys/block/sd*")) - before):
+    while not (node := _ready_node(set(glob.glob("/sys/block/sd*")) - before)):
         if time.monotonic() > deadline:
             raise Failure("scsi_debug has made no disk")
         time.sleep(0.05)
-    return Backing(f"/dev/{os.path.basename(new.pop())}",
-                   end=lambda: _put(f"{sweep.SCSI_DEBUG}/add_host", -1))
+    return Backing(node, end=lambda: _put(f"{sweep.SCSI_DEBUG}/add_host", -1))
+
+
+def _ready_node(found):
+    """The node of what was found, if it can be opened: that takes a moment more."""
+    for path in found:
+        node = f"/dev/{os.path.basename(path)}"
+        try:
+            os.close(os.open(node, os.O_RDONLY))
+        except OSError:
+            continue
+        return node
+    return None
 
 
 def _attach_loop(path, flags):
