@@ -12,7 +12,7 @@ import subprocess
 from lib.errors import Failure
 from lib.framework import test
 
-FUZZER = os.path.join(os.path.dirname(__file__), "../../build/tests/fuzz/hostile")
+FUZZER = os.path.join(os.path.dirname(__file__), "../../../build/tests/fuzz/hostile")
 LIMIT = 25                      # seconds: what is not tried then is left out
 
 # What is taken of each section.
