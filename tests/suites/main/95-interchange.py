@@ -25,7 +25,7 @@ from lib.framework import test
 
 KIB = 2
 
-PEER = os.path.join(os.path.dirname(__file__), "../../build/peer/dm-clone.ko")
+PEER = os.path.join(os.path.dirname(__file__), "../../../build/peer/dm-clone.ko")
 LOADED = "/sys/module/dm_clone"
 FINIT_MODULE, DELETE_MODULE = {"x86_64": (313, 176)}.get(os.uname().machine, (273, 106))
 
@@ -142,9 +142,16 @@ def _(t):
         meta = t.metadata(70 * MIB)             # which takes two bitmaps
         meta.shrink_to(512)
         meta.sectors, full = 512, meta.sectors
-        clone = t.idle_clone(meta=meta, active=False)
+        # What is done in the first turn needs no metadata any more.
+        source = t.source(4 * MIB)
+        source.delay(2)
+        clone = t.idle_clone(meta=meta, source=source, active=False,
+                             core={"hydration_threshold": 1})
         for number, who in enumerate(("peer", "ours", "peer", "ours", "peer")):
             change(who)
+            if number == 4:
+                source.heal()
+                clone.core = {}
             if number == 1:
                 meta.sectors = full
                 meta.heal()
