@@ -77,6 +77,10 @@ check-tree:
 patch-series:
 	@scripts/make-patch-series $(TREE)
 
+# ARCHES= selects some.
+check-arch:
+	@scripts/check-arch $(ARCHES)
+
 check-fuzz: modules peer
 	@$(PACKAGES) check
 	@+$(MAKE) --no-print-directory -C tests/fuzz
@@ -150,6 +154,7 @@ help:
 #:                   machine; last line: N passed, N failed
 #:   make check-kernels build for Debian's kernels, 6.1, 6.12 and the newest, boot them
 #:                   and run the tests there; fetches those that are not installed
+#:   make check-arch build for arm64, armhf, i386 and s390x, and let no warning pass
 #:   make check-tools   try the tools on files, in a minute, also part of make check;
 #:                   last line: N passed, N failed
 #:   make fuzz-tools look for input that the tools cannot stand, with libFuzzer, for
@@ -180,6 +185,7 @@ help:
 #:                   trixie, trixie-backports
 #:   SEED=           with make check-fuzz, check-crash and soak: repeat an earlier run
 #:   KERNEL=         with make check-kernels: only 6.1, 6.12 or newest
+#:   ARCHES=         with make check-arch: only these
 #:   STATES=         with make check-crash: how many states (20000)
 #:   FUZZ=           with make check-fuzz: options, as --only random:17; see
 #:                   build/tests/fuzz/hostile --help
@@ -194,5 +200,5 @@ help:
 #:   INSTALL_PACKAGES=no   do not install missing Debian packages
 
 .PHONY: all modules peer install tools install-tools check check-tools fuzz-tools \
-	check-kernels check-install check-tree patch-series style soak check-fuzz check-crash \
+	check-kernels check-arch check-install check-tree patch-series style soak check-fuzz check-crash \
 	check-debug bench bench-hydration demo shell clean help
