@@ -10,16 +10,12 @@
  * copied again. Nothing else uses the three devices meanwhile.
  */
 
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -96,45 +92,29 @@ static volatile sig_atomic_t interrupted;
  *---------------------------------------------------------------
  */
 
-static uint64_t size_of(int fd)
+static int check_size(const char *path, int fd, uint64_t sectors)
 {
-	struct stat st;
-	uint64_t size = 0;
+	uint64_t size;
 
-	if (fstat(fd, &st))
-		return 0;
-	if (S_ISREG(st.st_mode))
-		size = st.st_size;
-	else if (ioctl(fd, BLKGETSIZE64, &size))
+	if (clone_md_size_of_fd(fd, &size))
+		size = 0;
+	size /= 512;
+	if (size >= sectors)
 		return 0;
 
-	return size / 512;
+	say("%s has %ju sectors, %ju are needed", path, size, sectors);
+	return -1;
 }
 
-/* Some file systems do not have O_DIRECT; only a device can be claimed. */
 static int open_data(const char *path, int flags, uint64_t sectors)
 {
-	struct stat st;
-	int fd;
+	int fd = clone_md_open_fd(path, flags);
 
-	if (stat(path, &st)) {
-		say("%s: %s", path, strerror(errno));
-		return -1;
-	}
-	if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode)) {
+	if (fd == -ENOTBLK || fd == -EISDIR) {
 		say("%s is neither a block device nor a file", path);
-		return -1;
-	}
-	if (S_ISREG(st.st_mode))
-		flags &= ~O_EXCL;
-
-	fd = open(path, flags | O_DIRECT | O_CLOEXEC);
-	if (fd < 0 && errno == EINVAL)
-		fd = open(path, flags | O_CLOEXEC);
-	if (fd < 0) {
-		say("%s: %s", path, strerror(errno));
-	} else if (size_of(fd) < sectors) {
-		say("%s has %ju sectors, %ju are needed", path, size_of(fd), sectors);
+	} else if (fd < 0) {
+		say("%s: %s", path, strerror(-fd));
+	} else if (check_size(path, fd, sectors)) {
 		close(fd);
 		fd = -1;
 	}

@@ -52,45 +52,6 @@ struct buffers {
  *---------------------------------------------------------------
  */
 
-static int read_all(int fd, uint8_t *buf, size_t size, uint64_t offset)
-{
-	while (size) {
-		ssize_t n = pread(fd, buf, size, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		buf += n;
-		size -= n;
-		offset += n;
-	}
-
-	return 0;
-}
-
-static int write_all(int fd, const uint8_t *buf, size_t size, uint64_t offset)
-{
-	while (size) {
-		ssize_t n = pwrite(fd, buf, size, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		buf += n;
-		size -= n;
-		offset += n;
-	}
-
-	return 0;
-}
-
-static bool is_zero(const uint8_t *buf, size_t size)
-{
-	return !buf[0] && !memcmp(buf, buf + 1, size - 1);
-}
-
 /*
  * Zeroes are written only where the destination has none: a thin volume, or a
  * sparse file, stays so.  If it cannot be read it is written.
@@ -99,8 +60,8 @@ static bool has_zeroes(struct copier *c, const struct buffers *b, size_t size,
 		       uint64_t offset)
 {
 	return c->config.dest_zeroed ||
-	       (!read_all(c->config.dest, b->there, size, offset) &&
-		is_zero(b->there, size));
+	       (!clone_md_read_fd(c->config.dest, b->there, size, offset) &&
+		clone_md_is_zero(b->there, size));
 }
 
 static size_t min_size(size_t a, size_t b)
@@ -114,7 +75,7 @@ static size_t end_of_run(const uint8_t *data, size_t begin, size_t size, bool ze
 	while (begin < size) {
 		size_t n = min_size(PIECE_SIZE, size - begin);
 
-		if (is_zero(data + begin, n) != zero)
+		if (clone_md_is_zero(data + begin, n) != zero)
 			break;
 		begin += n;
 	}
@@ -129,13 +90,13 @@ static int write_data(struct copier *c, const struct buffers *b, size_t size,
 	int r = 0;
 
 	for (; !r && begin < size; begin = end) {
-		bool zero = is_zero(b->data + begin, min_size(PIECE_SIZE, size - begin));
+		bool zero = clone_md_is_zero(b->data + begin, min_size(PIECE_SIZE, size - begin));
 
 		end = end_of_run(b->data, begin, size, zero);
 		if (zero && has_zeroes(c, b, end - begin, offset + begin))
 			continue;
-		r = write_all(c->config.dest, b->data + begin, end - begin,
-			      offset + begin);
+		r = clone_md_write_fd(c->config.dest, b->data + begin, end - begin,
+				      offset + begin);
 	}
 
 	return r;
@@ -144,7 +105,7 @@ static int write_data(struct copier *c, const struct buffers *b, size_t size,
 static int copy_request(struct copier *c, const struct buffers *b, size_t size,
 			uint64_t offset, bool *reading)
 {
-	int r = read_all(c->config.source, b->data, size, offset);
+	int r = clone_md_read_fd(c->config.source, b->data, size, offset);
 
 	*reading = r;
 

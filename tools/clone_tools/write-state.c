@@ -11,11 +11,6 @@
 #include "state.h"
 #include "tool.h"
 
-static bool is_blank(const uint8_t *block)
-{
-	return !block[0] && !memcmp(block, block + 1, CLONE_MD_BLOCK_SIZE - 1);
-}
-
 /* What would be overwritten?  NULL if nothing. */
 static const char *what_is_there(const struct clone_md_image *image, const char *path)
 {
@@ -29,7 +24,7 @@ static const char *what_is_there(const struct clone_md_image *image, const char 
 		return NULL;
 	if (image->read(image->context, 0, block))
 		return "what cannot be read";
-	if (is_blank(block) || clone_md_is_unfinished(block))
+	if (clone_md_is_zero(block, sizeof(block)) || clone_md_is_unfinished(block))
 		return NULL;
 	if (!clone_md_parse_superblock(block, &sb, &text))
 		return "the metadata of a clone";

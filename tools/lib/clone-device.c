@@ -17,27 +17,6 @@
 
 #define WINDOW_BLOCKS	32u
 
-/* Exactly @len bytes, or an error. */
-static int transfer(int fd, bool write, uint8_t *buf, size_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = write ? pwrite(fd, buf, len, offset) :
-				    pread(fd, buf, len, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (!n)
-			return -EIO;
-		buf += n;
-		len -= n;
-		offset += n;
-	}
-
-	return 0;
-}
-
 static int fill_window(struct clone_md_device *dev, uint64_t block, uint64_t nr)
 {
 	int r;
@@ -46,8 +25,8 @@ static int fill_window(struct clone_md_device *dev, uint64_t block, uint64_t nr)
 		nr = dev->image.nr_blocks - block;
 
 	dev->window_nr = 0;
-	r = transfer(dev->fd, false, dev->window, nr * CLONE_MD_BLOCK_SIZE,
-		     block * CLONE_MD_BLOCK_SIZE);
+	r = clone_md_read_fd(dev->fd, dev->window, nr * CLONE_MD_BLOCK_SIZE,
+			     block * CLONE_MD_BLOCK_SIZE);
 	if (r)
 		return r;
 
@@ -86,8 +65,8 @@ static int write_device(void *context, uint64_t block, const void *buf)
 	dev->window_nr = 0;
 	memcpy(dev->window, buf, CLONE_MD_BLOCK_SIZE);
 
-	return transfer(dev->fd, true, dev->window, CLONE_MD_BLOCK_SIZE,
-			block * CLONE_MD_BLOCK_SIZE);
+	return clone_md_write_fd(dev->fd, dev->window, CLONE_MD_BLOCK_SIZE,
+				 block * CLONE_MD_BLOCK_SIZE);
 }
 
 static int flush_device(void *context)
@@ -97,37 +76,38 @@ static int flush_device(void *context)
 	return fsync(dev->fd) ? -errno : 0;
 }
 
-/* Some file systems do not have O_DIRECT. */
-static int open_direct(const char *path, int flags)
+int clone_md_open_fd(const char *path, int flags)
 {
-	int fd = open(path, flags | O_DIRECT | O_CLOEXEC);
+	struct stat st;
+	int fd;
 
+	/* A fifo would keep us waiting for its other end. */
+	if (stat(path, &st))
+		return -errno;
+	if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
+		return S_ISDIR(st.st_mode) ? -EISDIR : -ENOTBLK;
+	if (S_ISREG(st.st_mode))
+		flags &= ~O_EXCL;
+
+	fd = open(path, flags | O_DIRECT | O_CLOEXEC);
 	if (fd < 0 && errno == EINVAL)
 		fd = open(path, flags | O_CLOEXEC);
 
-	return fd;
+	return fd < 0 ? -errno : fd;
 }
 
 static int open_fd(struct clone_md_device *dev, const char *path,
 		   enum clone_md_open_mode mode)
 {
 	int flags = mode == CLONE_MD_OPEN_WRITE ? O_RDWR : O_RDONLY;
-	struct stat st;
 
-	/* A fifo would keep us waiting for its other end. */
-	if (stat(path, &st))
-		return -errno;
-	dev->is_block_device = S_ISBLK(st.st_mode);
-	if (!dev->is_block_device && !S_ISREG(st.st_mode))
-		return S_ISDIR(st.st_mode) ? -EISDIR : -ENOTBLK;
-
-	dev->fd = open_direct(path, flags | (dev->is_block_device ? O_EXCL : 0));
-	if (dev->fd < 0 && errno == EBUSY && mode == CLONE_MD_OPEN_READ) {
+	dev->fd = clone_md_open_fd(path, flags | O_EXCL);
+	if (dev->fd == -EBUSY && mode == CLONE_MD_OPEN_READ) {
 		dev->in_use = true;
-		dev->fd = open_direct(path, flags);
+		dev->fd = clone_md_open_fd(path, flags);
 	}
 
-	return dev->fd < 0 ? -errno : 0;
+	return dev->fd < 0 ? dev->fd : 0;
 }
 
 int clone_md_open_device(struct clone_md_device *dev, const char *path,

@@ -108,9 +108,11 @@ uint32_t clone_md_block_csum(const void *block, uint32_t kind)
 	return crc32c(~0u, (const uint8_t *)block + 4, CLONE_MD_BLOCK_SIZE - 4) ^ kind;
 }
 
-static bool is_all_zeroes(const uint8_t *block)
+bool clone_md_is_zero(const void *buf, size_t size)
 {
-	return !block[0] && !memcmp(block, block + 1, CLONE_MD_BLOCK_SIZE - 1);
+	const uint8_t *bytes = buf;
+
+	return !bytes[0] && !memcmp(bytes, bytes + 1, size - 1);
 }
 
 static void unpack_superblock(const uint8_t *block, struct clone_md_superblock *sb)
@@ -134,7 +136,7 @@ int clone_md_parse_superblock(const void *block, struct clone_md_superblock *sb,
 	unpack_superblock(block, sb);
 
 	*text = "the superblock is all zeroes";
-	if (is_all_zeroes(block))
+	if (clone_md_is_zero(block, CLONE_MD_BLOCK_SIZE))
 		return -ENODATA;
 
 	*text = "the magic number is not that of a clone";
@@ -714,14 +716,11 @@ int clone_md_check_space_map(const struct clone_md_image *image,
  *---------------------------------------------------------------
  */
 
-static int read_fd(void *context, uint64_t block, void *buf)
+static int transfer(int fd, bool write, uint8_t *buf, size_t size, uint64_t offset)
 {
-	int fd = (intptr_t)context;
-	size_t done = 0;
-
-	while (done < CLONE_MD_BLOCK_SIZE) {
-		ssize_t n = pread(fd, (uint8_t *)buf + done, CLONE_MD_BLOCK_SIZE - done,
-				  block * CLONE_MD_BLOCK_SIZE + done);
+	while (size) {
+		ssize_t n = write ? pwrite(fd, buf, size, offset) :
+				    pread(fd, buf, size, offset);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -729,33 +728,58 @@ static int read_fd(void *context, uint64_t block, void *buf)
 			return -errno;
 		if (!n)
 			return -EIO;
-		done += n;
+		buf += n;
+		size -= n;
+		offset += n;
 	}
 
 	return 0;
 }
 
-int clone_md_image_from_fd(struct clone_md_image *image, int fd)
+int clone_md_read_fd(int fd, void *buf, size_t size, uint64_t offset)
 {
-	uint64_t size;
+	return transfer(fd, false, buf, size, offset);
+}
+
+int clone_md_write_fd(int fd, const void *buf, size_t size, uint64_t offset)
+{
+	return transfer(fd, true, (uint8_t *)buf, size, offset);
+}
+
+int clone_md_size_of_fd(int fd, uint64_t *size)
+{
 	struct stat st;
 
 	if (fstat(fd, &st))
 		return -errno;
 
 	if (S_ISREG(st.st_mode)) {
-		size = st.st_size;
-	} else {
-#ifdef BLKGETSIZE64
-		if (ioctl(fd, BLKGETSIZE64, &size))
-			return -errno;
-#else
-		return -EINVAL;
-#endif
+		*size = st.st_size;
+		return 0;
 	}
+#ifdef BLKGETSIZE64
+	return ioctl(fd, BLKGETSIZE64, size) ? -errno : 0;
+#else
+	return -EINVAL;
+#endif
+}
+
+static int read_image(void *context, uint64_t block, void *buf)
+{
+	return clone_md_read_fd((intptr_t)context, buf, CLONE_MD_BLOCK_SIZE,
+				block * CLONE_MD_BLOCK_SIZE);
+}
+
+int clone_md_image_from_fd(struct clone_md_image *image, int fd)
+{
+	uint64_t size;
+	int r = clone_md_size_of_fd(fd, &size);
+
+	if (r)
+		return r;
 
 	*image = (struct clone_md_image) {
-		.read = read_fd,
+		.read = read_image,
 		.context = (void *)(intptr_t)fd,
 		.nr_blocks = size / CLONE_MD_BLOCK_SIZE,
 	};

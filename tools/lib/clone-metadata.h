@@ -191,12 +191,33 @@ int clone_md_check_space_map(const struct clone_md_image *image,
 			     const struct clone_md_superblock *sb,
 			     const struct clone_md_visitor *visitor);
 
+/* Is it all zeroes?  @size is not 0. */
+bool clone_md_is_zero(const void *buf, size_t size);
+
+/*
+ * Read or write exactly @size bytes, @offset in bytes; -EIO at the end of the
+ * file.  Returns 0 or a negative errno.
+ */
+int clone_md_read_fd(int fd, void *buf, size_t size, uint64_t offset);
+int clone_md_write_fd(int fd, const void *buf, size_t size, uint64_t offset);
+
+/* The size of a file or device in bytes.  Returns 0 or a negative errno. */
+int clone_md_size_of_fd(int fd, uint64_t *size);
+
 /*
  * An image in a file or device that is open for reading.  Its size is taken
  * from the descriptor.  The descriptor stays the caller's and has to stay open.
  * Returns 0 or a negative errno.
  */
 int clone_md_image_from_fd(struct clone_md_image *image, int fd);
+
+/*
+ * Open a block device or a file with O_DIRECT, if its file system has that, and
+ * O_CLOEXEC.  O_EXCL in @flags claims a device, and means nothing for a file.
+ * Returns a descriptor or a negative errno: -ENOTBLK or -EISDIR for what is
+ * neither, -EBUSY for a device that cannot be claimed.
+ */
+int clone_md_open_fd(const char *path, int flags);
 
 /*
  * An image in a device or a file that is opened by name, with O_DIRECT where
@@ -214,7 +235,6 @@ struct clone_md_device {
 	struct clone_md_image image;
 	int fd;
 	bool in_use;
-	bool is_block_device;
 
 	/* A window of blocks that was read at once. */
 	uint8_t *window;
