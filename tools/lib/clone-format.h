@@ -44,6 +44,28 @@
 #define WORDS_PER_ARRAY		((CLONE_MD_BLOCK_SIZE - ARRAY_VALUES) / 8)
 #define REGIONS_PER_ARRAY	(WORDS_PER_ARRAY * 64)
 
+/* The blocks that the bitset's words take, and the words in one; a good geometry. */
+static inline uint64_t nr_arrays(const struct clone_md_superblock *sb)
+{
+	return (clone_md_nr_words(sb) - 1) / WORDS_PER_ARRAY + 1;
+}
+
+static inline unsigned int words_in_array(const struct clone_md_superblock *sb,
+					  uint64_t key)
+{
+	uint64_t left = clone_md_nr_words(sb) - key * WORDS_PER_ARRAY;
+
+	return left < WORDS_PER_ARRAY ? left : WORDS_PER_ARRAY;
+}
+
+/* The bits of word @index, which exists, that belong to regions. */
+static inline uint64_t word_mask(const struct clone_md_superblock *sb, uint64_t index)
+{
+	uint64_t left = clone_md_nr_regions(sb) - index * 64;
+
+	return left < 64 ? (UINT64_C(1) << left) - 1 : ~UINT64_C(0);
+}
+
 /* The root of the space map, in the superblock. */
 #define ROOT_NR_BLOCKS		0
 #define ROOT_NR_ALLOCATED	8

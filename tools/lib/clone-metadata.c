@@ -388,20 +388,12 @@ static void skip_to_word(struct walk *w, uint64_t word)
 	w->next_word = word;
 }
 
-/* The bits of word @index that belong to regions. */
-static uint64_t word_mask(const struct walk *w, uint64_t index)
-{
-	unsigned int tail = clone_md_nr_regions(w->sb) % 64;
-
-	return index == w->nr_words - 1 && tail ? (UINT64_C(1) << tail) - 1 : ~UINT64_C(0);
-}
-
 static void tell_words(struct walk *w, uint64_t b, const uint8_t *values, unsigned int nr)
 {
 	uint64_t words[WORDS_PER_ARRAY];
 
 	for (unsigned int i = 0; i < nr; i++) {
-		uint64_t mask = word_mask(w, w->next_word + i);
+		uint64_t mask = word_mask(w->sb, w->next_word + i);
 
 		words[i] = get_le64(values + 8 * i);
 		if (words[i] & ~mask) {
@@ -420,7 +412,7 @@ static void tell_words(struct walk *w, uint64_t b, const uint8_t *values, unsign
 /* A value of the bitset's tree: the number of an array block. */
 static void walk_array_block(struct walk *w, uint64_t key, const uint8_t *value)
 {
-	uint64_t first = key * WORDS_PER_ARRAY, expected = w->nr_words - first;
+	unsigned int expected = words_in_array(w->sb, key);
 	uint64_t b = get_le64(value);
 	uint8_t a[CLONE_MD_BLOCK_SIZE];
 	uint32_t nr;
@@ -434,18 +426,16 @@ static void walk_array_block(struct walk *w, uint64_t key, const uint8_t *value)
 		return;
 	}
 
-	if (expected > WORDS_PER_ARRAY)
-		expected = WORDS_PER_ARRAY;
 	nr = get_le32(a + ARRAY_NR_ENTRIES);
 	if (nr != expected) {
 		problem(w, CLONE_MD_DAMAGED, b,
 			"part of the bitset with %u words instead of %u", nr,
-			(unsigned int)expected);
+			expected);
 		if (nr > expected)
 			nr = expected;
 	}
 
-	skip_to_word(w, first);
+	skip_to_word(w, key * WORDS_PER_ARRAY);
 	if (w->visitor->array)
 		w->visitor->array(w->visitor->context, key, b);
 	tell_words(w, b, a + ARRAY_VALUES, nr);
@@ -455,7 +445,7 @@ static void walk_bitset(struct walk *w)
 {
 	struct tree arrays = {
 		.value_size = 8,
-		.end_key = (w->nr_words - 1) / WORDS_PER_ARRAY + 1,
+		.end_key = nr_arrays(w->sb),
 		.value = walk_array_block,
 	};
 

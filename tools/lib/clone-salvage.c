@@ -76,19 +76,12 @@ static uint64_t node_value(const uint8_t *node, uint32_t i)
 	return node_key(node, NODE_MAX_VALUES + i);
 }
 
-static unsigned int words_in_array(const struct salvage *s, uint64_t key)
-{
-	uint64_t left = clone_md_nr_words(s->sb) - key * WORDS_PER_ARRAY;
-
-	return left < WORDS_PER_ARRAY ? left : WORDS_PER_ARRAY;
-}
-
 static bool read_array(const struct salvage *s, uint64_t key, uint64_t b, uint8_t *a)
 {
 	return read_kind(s->image, b, CLONE_MD_ARRAY_CSUM_XOR, ARRAY_BLOCKNR, a) &&
 	       get_le32(a + ARRAY_VALUE_SIZE) == 8 &&
 	       get_le32(a + ARRAY_MAX_ENTRIES) == WORDS_PER_ARRAY &&
-	       get_le32(a + ARRAY_NR_ENTRIES) == words_in_array(s, key);
+	       get_le32(a + ARRAY_NR_ENTRIES) == words_in_array(s->sb, key);
 }
 
 /*
@@ -104,18 +97,9 @@ static void tell_lost(struct salvage *s, uint64_t first, uint64_t nr)
 		s->visitor->lost(s->visitor->context, first, nr);
 }
 
-/* The bits of word @index that belong to regions. */
-static uint64_t word_mask(const struct clone_md_superblock *sb, uint64_t index)
-{
-	unsigned int tail = clone_md_nr_regions(sb) % 64;
-
-	return tail && index == clone_md_nr_words(sb) - 1 ?
-	       (UINT64_C(1) << tail) - 1 : ~UINT64_C(0);
-}
-
 static void tell_array(struct salvage *s, uint64_t key)
 {
-	unsigned int nr = words_in_array(s, key);
+	unsigned int nr = words_in_array(s->sb, key);
 	uint64_t b = s->arrays[key], first = key * WORDS_PER_ARRAY;
 	uint64_t words[WORDS_PER_ARRAY];
 	uint8_t a[CLONE_MD_BLOCK_SIZE];
@@ -234,7 +218,7 @@ int clone_md_salvage(const struct clone_md_image *image,
 
 	if (clone_md_check_geometry(sb))
 		return -EINVAL;
-	s.nr_arrays = (clone_md_nr_words(sb) - 1) / WORDS_PER_ARRAY + 1;
+	s.nr_arrays = nr_arrays(sb);
 	s.arrays = calloc(s.nr_arrays, sizeof(*s.arrays));
 	if (!s.arrays)
 		return -ENOMEM;
@@ -280,12 +264,10 @@ static void note_words(void *context, uint64_t first, const uint64_t *words,
  */
 static bool may_be_root(const struct clone_md_superblock *sb, const uint8_t *node)
 {
-	uint64_t nr_arrays = (clone_md_nr_words(sb) - 1) / WORDS_PER_ARRAY + 1;
-
 	if (node_key(node, 0))
 		return false;
 	if (get_le32(node + NODE_FLAGS) == NODE_LEAF)
-		return get_le32(node + NODE_NR_ENTRIES) == nr_arrays;
+		return get_le32(node + NODE_NR_ENTRIES) == nr_arrays(sb);
 
 	return get_le32(node + NODE_FLAGS) == NODE_INTERNAL;
 }

@@ -77,20 +77,20 @@ static uint64_t div_round_up(uint64_t a, uint64_t b)
 	return (a + b - 1) / b;
 }
 
-static uint64_t nr_arrays(const struct clone_md_superblock *sb)
-{
-	return div_round_up(clone_md_nr_words(sb), WORDS_PER_ARRAY);
-}
-
 static uint64_t nr_bitmaps(uint64_t nr_blocks)
 {
 	return div_round_up(min_u64(nr_blocks, CLONE_MD_MAX_BLOCKS), COUNTS_PER_BITMAP);
 }
 
 /*
- * These are the bounds that the kernel uses, see dm-clone-metadata.c; it makes
- * trees of which the nodes are a third full in the worst case.
+ * These are the bounds and the numbers that the kernel uses, which
+ * dm-clone-metadata.c explains; it makes trees of which the nodes are a third
+ * full in the worst case.
  */
+#define NR_FIXED_BLOCKS		3
+#define NR_UNSHADOWED_BLOCKS	2
+#define FORMAT_MARGIN		3
+
 static unsigned int max_levels(uint64_t nr)
 {
 	unsigned int levels = 1;
@@ -103,7 +103,8 @@ static unsigned int max_levels(uint64_t nr)
 
 static uint64_t blocks_in_use(uint64_t nr, uint64_t nr_blocks)
 {
-	return 3 + nr + nr / NODE_MIN_VALUES + max_levels(nr) + nr_bitmaps(nr_blocks);
+	return NR_FIXED_BLOCKS + nr + nr / NODE_MIN_VALUES + max_levels(nr) +
+	       nr_bitmaps(nr_blocks);
 }
 
 static uint64_t blocks_to_change_array(uint64_t nr, uint64_t nr_blocks)
@@ -115,12 +116,13 @@ static uint64_t blocks_to_change_array(uint64_t nr, uint64_t nr_blocks)
 
 static uint64_t smallest_for(uint64_t nr, uint64_t nr_blocks)
 {
-	return blocks_in_use(nr, nr_blocks) + blocks_to_change_array(nr, nr_blocks) + 3;
+	return blocks_in_use(nr, nr_blocks) + blocks_to_change_array(nr, nr_blocks) +
+	       FORMAT_MARGIN;
 }
 
 static uint64_t recommended_for(uint64_t nr, uint64_t nr_blocks)
 {
-	return 2 * blocks_in_use(nr, nr_blocks) - 2 +
+	return 2 * blocks_in_use(nr, nr_blocks) - NR_UNSHADOWED_BLOCKS +
 	       blocks_to_change_array(nr, nr_blocks);
 }
 
@@ -216,18 +218,11 @@ static void count_free(struct clone_md_writer *w)
  *---------------------------------------------------------------
  */
 
-static unsigned int words_in_array(const struct clone_md_writer *w, uint64_t key)
-{
-	uint64_t left = clone_md_nr_words(&w->sb) - key * WORDS_PER_ARRAY;
-
-	return min_u64(left, WORDS_PER_ARRAY);
-}
-
 static void make_array(struct clone_md_writer *w, uint64_t key, uint8_t *array)
 {
 	memset(array, 0, CLONE_MD_BLOCK_SIZE);
 	put_le32(array + ARRAY_MAX_ENTRIES, WORDS_PER_ARRAY);
-	put_le32(array + ARRAY_NR_ENTRIES, words_in_array(w, key));
+	put_le32(array + ARRAY_NR_ENTRIES, words_in_array(&w->sb, key));
 	put_le32(array + ARRAY_VALUE_SIZE, 8);
 }
 
