@@ -233,7 +233,7 @@ static void take_problem(void *context, enum clone_md_problem kind, uint64_t blo
 }
 
 /* What a superblock says of the destination must be so. */
-static void judge_mark(struct oracle *o)
+static void judge_note(struct oracle *o)
 {
 	static const uint8_t zeroes[SECTOR_SIZE];
 	const struct cell *cells = o->disk->cells + o->rec->meta_sectors;
@@ -266,7 +266,7 @@ static void judge_formatted(struct oracle *o, const struct clone_md_image *image
 		report(o, "the metadata cannot be checked");
 	o->verdict->nr_hydrated = stats.nr_hydrated;
 	if (sb->dest_zeroed && !o->verdict->nr_problems)
-		judge_mark(o);
+		judge_note(o);
 }
 
 static void judge_metadata(struct oracle *o)

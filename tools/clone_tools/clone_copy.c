@@ -179,21 +179,12 @@ static bool open_both(struct copy *c)
  *---------------------------------------------------------------
  */
 
-static struct range sectors_of(const struct copy *c, uint64_t region)
-{
-	struct range sectors = { region * c->sb.region_size, c->sb.region_size };
-
-	if (sectors.nr > c->sb.target_size - sectors.first)
-		sectors.nr = c->sb.target_size - sectors.first;
-	return sectors;
-}
-
 /* For failed(), which is called by threads, one at a time. */
 static const struct copy *current;
 
 static void failed(uint64_t region, bool reading, int error)
 {
-	struct range sectors = sectors_of(current, region);
+	struct range one = { region, 1 }, sectors = range_in_sectors(&current->sb, &one);
 
 	if (current->request->list_failed) {
 		printf("%ju %ju\n", sectors.first, sectors.nr);
@@ -263,7 +254,7 @@ static int commit(struct copy *c)
 }
 
 /* From the first write on the note about the destination is wrong. */
-static int clear_mark(struct copy *c)
+static int clear_note(struct copy *c)
 {
 	int r;
 
@@ -372,7 +363,7 @@ static int start(struct copy *c)
 
 static int run_copy(struct copy *c)
 {
-	int r = clear_mark(c);
+	int r = clear_note(c);
 
 	if (!r)
 		r = start(c);

@@ -207,7 +207,7 @@ static void summary_json(const struct state *s, FILE *out)
 	find_largest(s, &largest);
 	for (unsigned int i = 0; i < largest.nr; i++)
 		json_object_array_add(list,
-				      json_of_range(state_sectors(s, &largest.ranges[i])));
+				      json_of_range(range_in_sectors(&s->sb, &largest.ranges[i])));
 	json_object_object_add(o, "largest_missing_sectors", list);
 
 	fprintf(out, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
@@ -234,7 +234,7 @@ static void summary(const struct state *s, FILE *out)
 	if (largest.nr)
 		fputs("largest missing ranges, in sectors:\n", out);
 	for (unsigned int i = 0; i < largest.nr; i++) {
-		struct range sectors = state_sectors(s, &largest.ranges[i]);
+		struct range sectors = range_in_sectors(&s->sb, &largest.ranges[i]);
 
 		fprintf(out, "  %ju at %ju\n", sectors.nr, sectors.first);
 	}
@@ -242,13 +242,7 @@ static void summary(const struct state *s, FILE *out)
 
 static void list_missing(const struct state *s, FILE *out)
 {
-	struct range range = { 0, 0 };
-
-	while (state_next(s, MISSING, &range)) {
-		struct range sectors = state_sectors(s, &range);
-
-		fprintf(out, "%ju %ju\n", sectors.first, sectors.nr);
-	}
+	state_list(s, MISSING, out);
 }
 
 /*

@@ -37,22 +37,18 @@ static const char usage[] =
 
 static const struct option options[] = {
 	{ "input", required_argument, NULL, 'i' },
-	{ "output", required_argument, NULL, 'o' },
-	{ "lost", required_argument, NULL, 'L' },
 	{ "region-size", required_argument, NULL, 'R' },
 	{ "target-size", required_argument, NULL, 'T' },
-	{ "force", no_argument, NULL, 'F' },
+	OPTION_OUTPUT, OPTION_LOST, OPTION_FORCE,
 	OPTION_HELP, OPTION_VERSION, OPTION_QUIET,
 	{ NULL, 0, NULL, 0 },
 };
 
 struct request {
 	const char *input;
-	const char *output;
-	int lost;
+	struct output output;
 	uint64_t region_size;
 	uint64_t target_size;
-	bool force;
 };
 
 /*
@@ -64,20 +60,13 @@ struct request {
 static void take_words(void *context, uint64_t first, const uint64_t *words,
 		       unsigned int nr)
 {
-	struct state *s = context;
-
-	memcpy(s->hydrated + first, words, nr * sizeof(*words));
+	state_take_words(context, first, words, nr);
 }
 
 /* Its memory was seen to before, see below. */
 static void take_lost(void *context, uint64_t first, uint64_t nr)
 {
-	struct state *s = context;
-	uint64_t end = (first + nr) * 64;
-
-	if (end > s->nr_regions)
-		end = s->nr_regions;
-	state_set_lost(s, first * 64, end - first * 64);
+	state_take_lost(context, first, nr);
 }
 
 static int look_for_trees(struct state *s, const struct clone_md_image *image)
@@ -180,43 +169,28 @@ static int load(struct state *s, const struct request *q)
  *---------------------------------------------------------------
  */
 
-static void list_lost(const struct state *s)
+static int write_repaired(struct state *s, const struct request *q)
 {
-	struct range range = { 0, 0 };
+	uint64_t nr_lost = state_count(s, LOST);
 
-	while (!quiet && state_next(s, LOST, &range)) {
-		struct range sectors = state_sectors(s, &range);
+	if (!quiet)
+		state_list(s, LOST, stdout);
+	if (write_state(s, &q->output))
+		return 1;
 
-		printf("%ju %ju\n", sectors.first, sectors.nr);
-	}
+	say("%ju of %ju regions are hydrated, %ju were lost",
+	    state_count(s, HYDRATED), s->nr_regions, nr_lost);
+	return 0;
 }
 
 static int repair(const struct request *q)
 {
 	struct state state;
-	uint64_t nr_lost = 0;
 	int status = 1;
 
-	if (load(&state, q))
-		goto out;
+	if (!load(&state, q))
+		status = write_repaired(&state, q);
 
-	if (state.lost)
-		nr_lost = state_count(&state, LOST);
-	list_lost(&state);
-	if (nr_lost && q->lost == LOST_UNDECIDED) {
-		say("%ju regions are lost: --lost has to say what they are",
-		    nr_lost);
-		goto out;
-	}
-
-	state_settle_lost(&state, q->lost == LOST_HYDRATED);
-	if (!write_state(&state, q->output, q->force)) {
-		say("%ju of %ju regions are hydrated, %ju were lost",
-		    state_count(&state, HYDRATED), state.nr_regions,
-		    nr_lost);
-		status = 0;
-	}
-out:
 	state_end(&state);
 	return status;
 }
@@ -227,26 +201,18 @@ static bool take_option(struct request *q, int c)
 	case 'i':
 		q->input = optarg;
 		return true;
-	case 'o':
-		q->output = optarg;
-		return true;
-	case 'L':
-		return parse_lost(optarg, &q->lost);
 	case 'R':
 		return parse_number(optarg, &q->region_size) && q->region_size;
 	case 'T':
 		return parse_number(optarg, &q->target_size) && q->target_size;
-	case 'F':
-		q->force = true;
-		return true;
 	}
 
-	return common_option(c);
+	return output_option(&q->output, c);
 }
 
 static int run(int argc, char **argv)
 {
-	struct request q = { .lost = LOST_UNDECIDED };
+	struct request q = { .output.lost = LOST_UNDECIDED };
 	int c;
 
 	while ((c = getopt_long(argc, argv, "i:o:" COMMON_LETTERS, options,
@@ -257,9 +223,9 @@ static int run(int argc, char **argv)
 			say("wrong value: %s", optarg);
 		return wrong_usage(NULL);
 	}
-	if (argc != optind || !q.input || !q.output)
+	if (argc != optind || !q.input || !q.output.path)
 		return wrong_usage("an input and an output are needed");
-	if (is_same_file(q.input, q.output))
+	if (is_same_file(q.input, q.output.path))
 		return wrong_usage("the input is never written: name another output");
 
 	return repair(&q);

@@ -30,27 +30,23 @@ static const char usage[] =
 
 static const struct option options[] = {
 	{ "input", required_argument, NULL, 'i' },
-	{ "output", required_argument, NULL, 'o' },
-	{ "lost", required_argument, NULL, 'L' },
 	{ "dest-zeroed", no_argument, NULL, 'Z' },
-	{ "force", no_argument, NULL, 'F' },
+	OPTION_OUTPUT, OPTION_LOST, OPTION_FORCE,
 	OPTION_HELP, OPTION_VERSION, OPTION_QUIET,
 	{ NULL, 0, NULL, 0 },
 };
 
 struct request {
 	const char *input;
-	const char *output;
-	int lost;
+	struct output output;
 	bool dest_zeroed;
-	bool force;
 };
 
 /*
  * The destination may have been written to since the dump: only a user who
  * knows better may set the note.
  */
-static void judge_mark(struct state *s, const struct request *q)
+static void judge_note(struct state *s, const struct request *q)
 {
 	if (s->sb.dest_zeroed && !q->dest_zeroed) {
 		say("the note that the destination is zeroed is left out: see --dest-zeroed");
@@ -61,21 +57,15 @@ static void judge_mark(struct state *s, const struct request *q)
 static int restore(const struct request *q)
 {
 	struct state state;
-	int status = 1;
+	int status;
 
 	if (read_xml(&state, q->input))
 		return 1;
 
-	judge_mark(&state, q);
-	if (state.lost && q->lost == LOST_UNDECIDED) {
-		say("%ju regions are lost: --lost has to say what they are",
-		    state_count(&state, LOST));
-	} else {
-		state_settle_lost(&state, q->lost == LOST_HYDRATED);
-		status = write_state(&state, q->output, q->force) ? 1 : 0;
-	}
-
+	judge_note(&state, q);
+	status = write_state(&state, &q->output) ? 1 : 0;
 	state_end(&state);
+
 	return status;
 }
 
@@ -85,25 +75,17 @@ static bool take_option(struct request *q, int c)
 	case 'i':
 		q->input = optarg;
 		return true;
-	case 'o':
-		q->output = optarg;
-		return true;
-	case 'L':
-		return parse_lost(optarg, &q->lost);
 	case 'Z':
 		q->dest_zeroed = true;
 		return true;
-	case 'F':
-		q->force = true;
-		return true;
 	}
 
-	return common_option(c);
+	return output_option(&q->output, c);
 }
 
 static int run(int argc, char **argv)
 {
-	struct request q = { .lost = LOST_UNDECIDED };
+	struct request q = { .output.lost = LOST_UNDECIDED };
 	int c;
 
 	while ((c = getopt_long(argc, argv, "i:o:" COMMON_LETTERS, options,
@@ -111,7 +93,7 @@ static int run(int argc, char **argv)
 		if (!take_option(&q, c))
 			return wrong_usage(c == 'L' ? "--lost is hydrated or unhydrated" :
 						      NULL);
-	if (argc != optind || !q.input || !q.output)
+	if (argc != optind || !q.input || !q.output.path)
 		return wrong_usage("an input and an output are needed");
 
 	return restore(&q);

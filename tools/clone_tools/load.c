@@ -27,18 +27,14 @@ static void take_words(void *context, uint64_t first, const uint64_t *words,
 {
 	struct loading *l = context;
 
-	memcpy(l->state->hydrated + first, words, nr * sizeof(*words));
+	state_take_words(l->state, first, words, nr);
 }
 
 static void take_lost(void *context, uint64_t first, uint64_t nr)
 {
 	struct loading *l = context;
-	uint64_t region = first * 64, end = (first + nr) * 64;
-	int r;
+	int r = state_take_lost(l->state, first, nr);
 
-	if (end > l->state->nr_regions)
-		end = l->state->nr_regions;
-	r = state_set_lost(l->state, region, end - region);
 	if (r)
 		l->error = r;
 }

@@ -76,6 +76,19 @@ int state_set_lost(struct state *s, uint64_t first, uint64_t nr)
 	return 0;
 }
 
+void state_take_words(struct state *s, uint64_t first, const uint64_t *words,
+		      unsigned int nr)
+{
+	memcpy(s->hydrated + first, words, nr * sizeof(*words));
+}
+
+int state_take_lost(struct state *s, uint64_t first, uint64_t nr)
+{
+	uint64_t end = min_u64((first + nr) * 64, s->nr_regions);
+
+	return state_set_lost(s, first * 64, end - first * 64);
+}
+
 bool state_is_hydrated(const struct state *s, uint64_t region)
 {
 	return s->hydrated[region / 64] >> region % 64 & 1;
@@ -141,13 +154,25 @@ bool state_next(const struct state *s, enum state_kind kind, struct range *range
 	return range->nr;
 }
 
-struct range state_sectors(const struct state *s, const struct range *range)
+struct range range_in_sectors(const struct clone_md_superblock *sb,
+			      const struct range *range)
 {
 	struct range sectors = {
-		.first = range->first * s->sb.region_size,
-		.nr = range->nr * s->sb.region_size,
+		.first = range->first * sb->region_size,
+		.nr = range->nr * sb->region_size,
 	};
 
-	sectors.nr = min_u64(sectors.nr, s->sb.target_size - sectors.first);
+	sectors.nr = min_u64(sectors.nr, sb->target_size - sectors.first);
 	return sectors;
+}
+
+void state_list(const struct state *s, enum state_kind kind, FILE *out)
+{
+	struct range range = { 0, 0 };
+
+	while (state_next(s, kind, &range)) {
+		struct range sectors = range_in_sectors(&s->sb, &range);
+
+		fprintf(out, "%ju %ju\n", sectors.first, sectors.nr);
+	}
 }

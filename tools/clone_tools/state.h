@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "clone-metadata.h"
 
@@ -34,6 +35,11 @@ void state_end(struct state *s);
 void state_set_hydrated(struct state *s, uint64_t first, uint64_t nr);
 int state_set_lost(struct state *s, uint64_t first, uint64_t nr);
 
+/* What a walk tells of words, see struct clone_md_visitor. */
+void state_take_words(struct state *s, uint64_t first, const uint64_t *words,
+		      unsigned int nr);
+int state_take_lost(struct state *s, uint64_t first, uint64_t nr);
+
 bool state_is_hydrated(const struct state *s, uint64_t region);
 
 /* What is lost becomes hydrated, or not, and is lost no more. */
@@ -47,7 +53,11 @@ uint64_t state_count(const struct state *s, enum state_kind kind);
 bool state_next(const struct state *s, enum state_kind kind, struct range *range);
 
 /* A run of regions, in sectors: the last region may be short. */
-struct range state_sectors(const struct state *s, const struct range *range);
+struct range range_in_sectors(const struct clone_md_superblock *sb,
+			      const struct range *range);
+
+/* All such runs: a first sector and a number of sectors a line. */
+void state_list(const struct state *s, enum state_kind kind, FILE *out);
 
 /*
  * From metadata.  What is wrong with it is collected, as far as there is room.
@@ -87,7 +97,25 @@ int load_state(struct state *s, const char *path, enum load_mode mode,
 /* Say what was found, and what the device holds if that is not a clone's. */
 void say_findings(const char *path, const struct findings *findings);
 
-/* To metadata, see write-state.c.  What goes wrong is said.  0 or an error. */
-int write_state(const struct state *s, const char *path, bool force);
+/* What clone_repair and clone_restore are told of their output. */
+struct output {
+	const char *path;
+	int lost;			/* LOST_HYDRATED, ..., see tool.h */
+	bool force;			/* overwrite what is there */
+};
+
+/* The options for it; to be put into the tables of both. */
+#define OPTION_OUTPUT	{ "output", required_argument, NULL, 'o' }
+#define OPTION_LOST	{ "lost", required_argument, NULL, 'L' }
+#define OPTION_FORCE	{ "force", no_argument, NULL, 'F' }
+
+/* Returns false if it is none of them, nor one that all tools have. */
+bool output_option(struct output *o, int option);
+
+/*
+ * To metadata, when it has been told what is lost, see write-state.c.  What goes
+ * wrong is said.  0 or an error.
+ */
+int write_state(struct state *s, const struct output *o);
 
 #endif /* STATE_H */

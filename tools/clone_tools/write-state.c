@@ -66,21 +66,53 @@ static int write_image(const struct state *s, const struct clone_md_image *image
 	return r;
 }
 
-int write_state(const struct state *s, const char *path, bool force)
+bool output_option(struct output *o, int option)
+{
+	switch (option) {
+	case 'o':
+		o->path = optarg;
+		return true;
+	case 'L':
+		return parse_lost(optarg, &o->lost);
+	case 'F':
+		o->force = true;
+		return true;
+	}
+
+	return common_option(option);
+}
+
+static bool settle_lost(struct state *s, const struct output *o)
+{
+	uint64_t nr = s->lost ? state_count(s, LOST) : 0;
+
+	if (nr && o->lost == LOST_UNDECIDED) {
+		say("%ju regions are lost: --lost has to say what they are", nr);
+		return false;
+	}
+
+	state_settle_lost(s, o->lost == LOST_HYDRATED);
+	return true;
+}
+
+int write_state(struct state *s, const struct output *o)
 {
 	struct clone_md_device dev;
 	const char *there;
-	int r = open_metadata(&dev, path, CLONE_MD_OPEN_WRITE);
+	int r;
 
+	if (!settle_lost(s, o))
+		return -EINVAL;
+	r = open_metadata(&dev, o->path, CLONE_MD_OPEN_WRITE);
 	if (r)
 		return r;
 
-	there = force ? NULL : what_is_there(&dev.image, path);
+	there = o->force ? NULL : what_is_there(&dev.image, o->path);
 	if (there) {
-		say("%s holds %s, which --force would overwrite", path, there);
+		say("%s holds %s, which --force would overwrite", o->path, there);
 		r = -EEXIST;
 	} else {
-		r = write_image(s, &dev.image, path);
+		r = write_image(s, &dev.image, o->path);
 	}
 
 	clone_md_close_device(&dev);

@@ -24,7 +24,7 @@ static void look_at(const struct state *s, enum state_kind kind)
 	uint64_t nr = 0, end = 0;
 
 	while (state_next(s, kind, &range)) {
-		struct range sectors = state_sectors(s, &range);
+		struct range sectors = range_in_sectors(&s->sb, &range);
 
 		if ((nr && range.first <= end) || range.nr > s->nr_regions - range.first ||
 		    !sectors.nr || sectors.nr > s->sb.target_size - sectors.first)
