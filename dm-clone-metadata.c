@@ -1047,7 +1047,7 @@ static struct dm_clone_metadata *alloc_metadata(struct block_device *bdev,
 						sector_t target_size,
 						sector_t region_size)
 {
-	struct dm_clone_metadata *cmd = kzalloc(sizeof(*cmd), GFP_KERNEL);
+	struct dm_clone_metadata *cmd = kzalloc_obj(*cmd, GFP_KERNEL);
 
 	if (!cmd)
 		return NULL;

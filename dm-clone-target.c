@@ -216,7 +216,7 @@ static void destroy_clone(struct clone *clone)
 
 static struct clone *alloc_clone(struct dm_target *ti)
 {
-	struct clone *clone = kzalloc(sizeof(*clone), GFP_KERNEL);
+	struct clone *clone = kzalloc_obj(*clone, GFP_KERNEL);
 
 	if (clone)
 		clone->nr_source_reads = alloc_percpu(unsigned long);

@@ -65,6 +65,12 @@ static inline void dm_clone_take_flags(struct queue_limits *limits,
 #endif
 }
 
+/* Memory for one object has come to be asked for by its type. */
+#ifndef kzalloc_obj
+#define kzalloc_obj(object, gfp)	kzalloc(sizeof(object), gfp)
+#define kvzalloc_obj(object, gfp)	kvzalloc(sizeof(object), gfp)
+#endif
+
 /* Shrinkers now have a function of their own that allocates them. */
 typedef unsigned long (*dm_clone_shrink_fn)(struct shrinker *shrinker,
 					    struct shrink_control *sc);
@@ -75,7 +81,7 @@ static inline struct shrinker *dm_clone_create_shrinker(dm_clone_shrink_fn count
 #ifdef SHRINKER_ALLOCATED
 	struct shrinker *shrinker = shrinker_alloc(0, "dm-clone");
 #else
-	struct shrinker *shrinker = kzalloc(sizeof(*shrinker), GFP_KERNEL);
+	struct shrinker *shrinker = kzalloc_obj(*shrinker, GFP_KERNEL);
 #endif
 
 	if (!shrinker)

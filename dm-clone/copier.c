@@ -30,6 +30,7 @@
 #include <linux/spinlock.h>
 
 #include "buffer.h"
+#include "compat.h"
 #include "copier.h"
 #include "pacer.h"
 #include "zero.h"
@@ -116,7 +117,7 @@ static struct slice *alloc_slice(struct pool *pool,
 				 struct dm_clone_memory *memory,
 				 unsigned int nr_sectors, gfp_t gfp)
 {
-	struct slice *s = kzalloc(sizeof(*s), gfp | __GFP_NOWARN);
+	struct slice *s = kzalloc_obj(*s, gfp | __GFP_NOWARN);
 
 	if (!s)
 		return NULL;
@@ -706,7 +707,7 @@ dm_clone_copier_create(struct block_device *source, struct block_device *dest,
 		       struct dm_clone_zeroer *zeroer,
 		       void (*has_room)(void *context), void *context)
 {
-	struct dm_clone_copier *copier = kzalloc(sizeof(*copier), GFP_KERNEL);
+	struct dm_clone_copier *copier = kzalloc_obj(*copier, GFP_KERNEL);
 	int r;
 
 	if (!copier)

@@ -865,7 +865,7 @@ int dm_clone_hydration_want(struct dm_clone_hydration *h,
 	int r = -ENOMEM;
 
 	if (!READ_ONCE(h->wanted))
-		new = kvzalloc(sizeof(*new), GFP_NOIO);
+		new = kvzalloc_obj(*new, GFP_NOIO);
 
 	spin_lock_irq(&h->lock);
 	if (!h->wanted)
@@ -1668,7 +1668,7 @@ dm_clone_hydration_create(const struct dm_clone_geometry *geo,
 			  struct dm_kcopyd_throttle *throttle,
 			  const struct dm_clone_hydration_events *events)
 {
-	struct dm_clone_hydration *h = kzalloc(sizeof(*h), GFP_KERNEL);
+	struct dm_clone_hydration *h = kzalloc_obj(*h, GFP_KERNEL);
 	int r;
 
 	if (!h)

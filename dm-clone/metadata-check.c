@@ -22,6 +22,7 @@
 #include <linux/device-mapper.h>
 #include <linux/mm.h>
 
+#include "compat.h"
 #include "disk-format.h"
 #include "metadata-check.h"
 
@@ -501,7 +502,7 @@ int dm_clone_metadata_check(struct dm_block_manager *bm, u64 nr_dev_blocks,
 	struct checker *c;
 	int r;
 
-	c = kvzalloc(sizeof(*c), GFP_KERNEL);
+	c = kvzalloc_obj(*c, GFP_KERNEL);
 	if (!c)
 		return -ENOMEM;
 

@@ -13,6 +13,7 @@
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 
+#include "compat.h"
 #include "pacer.h"
 
 /*
@@ -546,7 +547,7 @@ bool dm_clone_pacer_is_limited(struct dm_clone_pacer *pacer)
 struct dm_clone_pacer *dm_clone_pacer_create(void (*has_room)(void *context),
 					     void *context)
 {
-	struct dm_clone_pacer *pacer = kzalloc(sizeof(*pacer), GFP_KERNEL);
+	struct dm_clone_pacer *pacer = kzalloc_obj(*pacer, GFP_KERNEL);
 
 	if (!pacer)
 		return NULL;

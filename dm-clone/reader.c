@@ -362,7 +362,7 @@ static struct dm_clone_read *alloc_read(struct dm_clone_reader *reader,
 	if (!get_memory(reader, nr_sectors, most))
 		return NULL;
 
-	read = kzalloc(sizeof(*read), DM_CLONE_GFP_NOWAIT);
+	read = kzalloc_obj(*read, DM_CLONE_GFP_NOWAIT);
 	if (!read) {
 		put_memory(reader, nr_sectors);
 		return NULL;
@@ -578,7 +578,7 @@ dm_clone_reader_create(const struct dm_clone_geometry *geo,
 		       struct workqueue_struct *wq_source,
 		       struct workqueue_struct *wq_dest)
 {
-	struct dm_clone_reader *reader = kzalloc(sizeof(*reader), GFP_KERNEL);
+	struct dm_clone_reader *reader = kzalloc_obj(*reader, GFP_KERNEL);
 
 	if (!reader)
 		return ERR_PTR(-ENOMEM);

@@ -14,6 +14,7 @@
 #include <linux/sizes.h>
 #include <linux/slab.h>
 
+#include "compat.h"
 #include "region-map.h"
 
 #define LONGS_PER_WORD	(DM_CLONE_REGIONS_PER_WORD / BITS_PER_LONG)
@@ -65,7 +66,7 @@ static void free_bits(struct bits *bits)
 
 static struct bits *alloc_bits(u32 nr_words)
 {
-	struct bits *bits = kzalloc(sizeof(*bits), GFP_KERNEL);
+	struct bits *bits = kzalloc_obj(*bits, GFP_KERNEL);
 	unsigned long nr_dirty = BITS_TO_LONGS(nr_words);
 
 	if (!bits)
@@ -84,7 +85,7 @@ static struct bits *alloc_bits(u32 nr_words)
 
 struct dm_clone_region_map *dm_clone_region_map_create(unsigned long nr_regions)
 {
-	struct dm_clone_region_map *map = kzalloc(sizeof(*map), GFP_KERNEL);
+	struct dm_clone_region_map *map = kzalloc_obj(*map, GFP_KERNEL);
 	struct bits *bits;
 
 	if (!map)

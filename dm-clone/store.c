@@ -148,7 +148,7 @@ static void end_busy(struct clone_store *store, bool gone)
 static struct clone_store *alloc_store(struct dm_target *ti,
 				       struct block_device *bdev)
 {
-	struct clone_store *store = kzalloc(sizeof(*store), GFP_KERNEL);
+	struct clone_store *store = kzalloc_obj(*store, GFP_KERNEL);
 
 	if (!store)
 		return NULL;

@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 
 #include "buffer.h"
+#include "compat.h"
 #include "pacer.h"
 #include "zero.h"
 
@@ -343,7 +344,7 @@ void dm_clone_zeroer_zero(struct dm_clone_zeroer *zeroer,
 struct dm_clone_zeroer *dm_clone_zeroer_create(struct block_device *dest,
 					       struct dm_clone_pacer *pacer)
 {
-	struct dm_clone_zeroer *zeroer = kzalloc(sizeof(*zeroer), GFP_KERNEL);
+	struct dm_clone_zeroer *zeroer = kzalloc_obj(*zeroer, GFP_KERNEL);
 
 	if (!zeroer)
 		return NULL;
