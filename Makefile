@@ -69,6 +69,15 @@ check-install: modules
 	@+$(MAKE) --no-print-directory -C tests
 	@scripts/check-install
 
+# Debian packages, in build/deb: see debian.
+deb:
+	@$(PACKAGES) deb
+	@scripts/build-deb && ls build/deb/*.deb
+
+# ROOTS= as for check-install; with nothing for lintian alone.
+check-deb:
+	@scripts/check-deb
+
 # KERNEL= selects one.
 check-tree:
 	@scripts/check-tree
@@ -140,6 +149,8 @@ help:
 #:   make install    install the module (as root) and tell what modprobe will load
 #:   make tools      build clone_check, clone_dump and the other tools for metadata
 #:   make install-tools   install them (as root) with their manual pages, in PREFIX
+#:   make deb        build the Debian packages dm-clone-dkms and dm-clone-tools, in
+#:                   build/deb
 #:   make clean      remove everything that was built
 #:
 #:   make check      run the tests in a virtual machine; last line: N passed, N failed
@@ -161,6 +172,8 @@ help:
 #:                   FUZZ_SECONDS each; last line: N passed, N failed
 #:   make check-install   install on fresh roots of Debian 12 and 13, by hand and with
 #:                   dkms, and run the demo on their kernels; last line: N passed, N failed
+#:   make check-deb  build the Debian packages, ask lintian, and install, upgrade, use,
+#:                   remove and purge them on such roots; last line: N passed, N failed
 #:   make check-tree   build it with the kernel, from the source of several, and apply
 #:                   the patch series; last line: N passed, N failed
 #:   make patch-series TREE=   patches for the device-mapper list, in build/patch-series
@@ -181,8 +194,8 @@ help:
 #:   TESTS=          with make check: only tests with this in their names
 #:   CHECK_TIMEOUT=  with make check: the time limit in seconds (4200)
 #:   CHECK_MACHINES= with make check: how many virtual machines share the tests (2)
-#:   ROOTS=          with make check-install: some of bookworm, bookworm-backports,
-#:                   trixie, trixie-backports
+#:   ROOTS=          with make check-install and check-deb: some of bookworm,
+#:                   bookworm-backports, trixie, trixie-backports
 #:   SEED=           with make check-fuzz, check-crash and soak: repeat an earlier run
 #:   KERNEL=         with make check-kernels: only 6.1, 6.12 or newest
 #:   ARCHES=         with make check-arch: only these
@@ -200,5 +213,5 @@ help:
 #:   INSTALL_PACKAGES=no   do not install missing Debian packages
 
 .PHONY: all modules peer install tools install-tools check check-tools fuzz-tools \
-	check-kernels check-arch check-install check-tree patch-series style soak check-fuzz check-crash \
-	check-debug bench bench-hydration demo shell clean help
+	check-kernels check-arch check-install deb check-deb check-tree patch-series style soak \
+	check-fuzz check-crash check-debug bench bench-hydration demo shell clean help
