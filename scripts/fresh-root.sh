@@ -32,30 +32,6 @@ as_root()
 	fi
 }
 
-# verdict NAME STATUS: what it said is at the end of the log
-verdict()
-{
-	if [ "$2" -eq 0 ]; then
-		passed=$((passed + 1))
-		echo "  pass   $name: $1"
-	else
-		failed=$((failed + 1))
-		echo "  FAIL   $name: $1"
-		tail -n 25 "$log" | sed 's/^/             /'
-	fi
-	[ "$2" -eq 0 ]
-}
-
-# try NAME COMMAND...: a verdict on that
-try()
-{
-	local what=$1
-	shift
-	echo "== $what" >>"$log"
-	"$@" >>"$log" 2>&1
-	verdict "$what" $?
-}
-
 # inside COMMAND...: with $dir as the root directory, and its own name space: what is
 # mounted there and what runs on end with it. The sh is to expand the arguments.
 inside()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# For scripts that add up what others say in their last line, "N passed, N failed".
-# To be sourced; passed and failed are the caller's.
+# For scripts that end with "N passed, N failed", and those that add up what others
+# say so. To be sourced; passed and failed are the caller's, and so are name, of what
+# is tried, and log, where output of what try() runs goes.
 
 # add_summary LOG STATUS: what ended with STATUS and wrote LOG. One that says
 # nothing at its end has died: then the lines of its tests count, and one failure.
@@ -27,4 +28,28 @@ say_summary()
 {
 	echo "$passed passed, $failed failed"
 	[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}
+
+# verdict NAME STATUS: what it said is at the end of the log
+verdict()
+{
+	if [ "$2" -eq 0 ]; then
+		passed=$((passed + 1))
+		echo "  pass   $name: $1"
+	else
+		failed=$((failed + 1))
+		echo "  FAIL   $name: $1"
+		tail -n 25 "$log" | sed 's/^/             /'
+	fi
+	[ "$2" -eq 0 ]
+}
+
+# try NAME COMMAND...: a verdict on that
+try()
+{
+	local what=$1
+	shift
+	echo "== $what" >>"$log"
+	"$@" >>"$log" 2>&1
+	verdict "$what" $?
 }
