@@ -147,7 +147,7 @@ help:
 #:   make            build dm-clone.ko for the running kernel or, where that has
 #:                   no headers, the newest kernel installed
 #:   make install    install the module (as root) and tell what modprobe will load
-#:   make tools      build clone_check, clone_dump and the other tools for metadata
+#:   make tools      build dmclone, and clone_check and the other tools for metadata
 #:   make install-tools   install them (as root) with their manual pages, in PREFIX
 #:   make deb        build the Debian packages dm-clone-dkms and dm-clone-tools, in
 #:                   build/deb

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Copyright (C) 2026 the dm-clone authors
+ *
+ * The actions of the program, and what was asked for.  main.c has the table of
+ * them.
+ */
+#ifndef DMCLONE_H
+#define DMCLONE_H
+
+#include "conf.h"
+#include "devices.h"
+#include "table.h"
+
+#define MAX_ARGUMENTS	64
+
+struct request {
+	const char *arguments[MAX_ARGUMENTS];
+	unsigned int nr;
+
+	const char *region_size;
+	const char *rate;
+	const char *range;
+	bool no_hydration;
+	bool hydrate_on_read;
+	bool new_destination;
+	bool all;
+	bool force;
+	bool json;
+	bool watch;
+	bool progress_json;
+	bool no_wait;
+	bool zero_tail;
+	bool file;
+	bool wait_for_devices;
+	bool quiet;
+};
+
+enum result do_create(const struct request *rq);
+enum result do_open(const struct request *rq);
+enum result do_close(const struct request *rq);
+enum result do_status(const struct request *rq);
+enum result do_wait(const struct request *rq);
+enum result do_finish(const struct request *rq);
+enum result do_pause(const struct request *rq);
+enum result do_resume(const struct request *rq);
+enum result do_rate(const struct request *rq);
+enum result do_hydrate(const struct request *rq);
+enum result do_grow(const struct request *rq);
+enum result do_map(const struct request *rq);
+enum result do_metrics(const struct request *rq);
+enum result do_remove(const struct request *rq);
+enum result do_abort(const struct request *rq);
+
+/* For udev's rule: what the device "major:minor" is to a clone. */
+enum result do_udev(const struct request *rq);
+
+/*
+ * A live clone of this name, whoever made it, and where its target is in the
+ * table.
+ */
+struct live {
+	struct mapping map;
+	const struct target *target;
+};
+
+enum result live_find(const char *name, struct live *live);
+
+/* live_find(), and how far it is. */
+enum result live_progress(const char *name, struct progress *p);
+
+/* The table line of a clone. */
+void clone_line(const struct conf *conf, dev_t metadata, dev_t destination,
+		dev_t source, struct target *target);
+
+/*
+ * The destination as it is, from @start on: what comes after the clone in the
+ * table, or all of it in the clone's place.
+ */
+void linear_line(dev_t destination, uint64_t start, uint64_t length,
+		 struct target *target);
+
+/*
+ * Take the mapped device away; its destination, whatever the device has become, is
+ * read anew from now on.
+ */
+enum result take_away(const char *name);
+
+/* Check that the destination is the disk that it was when the clone was made. */
+enum result destination_look(const struct conf *conf, struct device *dev);
+
+/*
+ * A mapped device that has no table in use is what somebody has left who was
+ * killed: it is taken away.  @live: it is in use.  A foreign one is refused.
+ */
+enum result clear_remains(const struct conf *conf, bool *live);
+
+/*
+ * Wait until the clone is done: with a progress bar on a terminal, and lines or
+ * JSON otherwise.  STOPPED if that will not come by itself.
+ */
+enum result wait_until_done(const char *name, const struct request *rq);
+
+/* The rate in KiB/s, 0 for "none". */
+enum result parse_rate(const char *text, uint64_t *rate);
+
+#endif
