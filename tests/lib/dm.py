@@ -64,12 +64,13 @@ class Reply:
         return bool(self.flags & SUSPENDED)
 
 
-def argument(name="", payload=b"", flags=0, targets=0, event_nr=0, room=1 << 16):
+def argument(name="", payload=b"", flags=0, targets=0, event_nr=0, room=1 << 16,
+             uuid=""):
     """The buffer that an ioctl is given, with room for its reply."""
     size = HEADER.size + len(payload) + room
     buf = ctypes.create_string_buffer(size)
     HEADER.pack_into(buf, 0, 4, 0, 0, size, HEADER.size, targets, 0, flags,
-                     event_nr, 0, 0, name.encode(), b"")
+                     event_nr, 0, 0, name.encode(), uuid.encode())
     buf[HEADER.size:HEADER.size + len(payload)] = payload
     return buf
 
@@ -81,7 +82,11 @@ def ioctl(command, name="", payload=b"", flags=0, targets=0, event_nr=0,
     The interpreter's own ioctl() keeps the global lock for large buffers, and
     many of these calls may wait long; ctypes lets the other threads run.
     """
-    buf = argument(name, payload, flags, targets, event_nr, room)
+    return submit(command, argument(name, payload, flags, targets, event_nr, room), name)
+
+
+def submit(command, buf, name=""):
+    """The same with a buffer that was made before."""
     fd = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
         if _libc.ioctl(fd, request(command), buf):
