@@ -20,16 +20,35 @@ aside_mirror()
 		'Component: main' | sed -n 1p
 }
 
-# aside COMMAND...: one of apt's, on those lists
+# aside COMMAND...: one of apt's, on those lists. Ten minutes are more than enough for
+# each, also where a server sends a byte now and then.
 aside()
 {
-	"$1" -q -o Dir::Etc::SourceList="$aside_dir/sources.list" \
+	timeout --foreground -k 10 600 "$1" -q -o Dir::Etc::SourceList="$aside_dir/sources.list" \
 		-o Dir::Etc::SourceParts=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
 		-o Dir::State="$aside_dir/state" -o Dir::State::status="$aside_dir/status" \
 		-o Dir::Cache="$aside_dir/cache" -o APT::Architecture="$aside_arch" \
 		-o APT::Architectures="$aside_arch,$(dpkg --print-architecture)" \
 		-o APT::Install-Recommends=false -o APT::Sandbox::User= \
 		-o Acquire::Retries=3 "${@:2}"
+}
+
+# aside_fetch COMMAND...: the same, for what comes over the network. apt tries again what
+# fails, for seconds; a network that is down may take longer to come back. One that
+# stays silent is given up after minutes.
+aside_fetch()
+{
+	local try start=$SECONDS
+	for try in 1 2 3; do
+		! aside "$@" >&2 || return 0
+		if [ "$try" -eq 3 ] || [ $((SECONDS - start)) -gt 240 ]; then
+			break
+		fi
+		echo "Trying again in $((try * 15)) seconds" >&2
+		sleep $((try * 15))
+	done
+	echo "Debian's packages cannot be fetched: see what apt says above" >&2
+	return 1
 }
 
 # aside_open DIR ARCH SUITE: the lists are kept in DIR, and are those of today
@@ -48,7 +67,7 @@ aside_open()
 	for arch in $(printf '%s\n' "$aside_arch" "$(dpkg --print-architecture)" | sort -u); do
 		echo "deb [arch=$arch signed-by=$aside_keys] $mirror $3 main"
 	done >"$aside_dir/sources.list"
-	aside apt-get -o APT::Update::Error-Mode=any update >&2
+	aside_fetch apt-get -o APT::Update::Error-Mode=any update
 }
 
 # aside_unpack DEST DEB...: what is unpacked is removed
