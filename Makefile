@@ -59,9 +59,9 @@ fuzz-tools:
 style:
 	@scripts/check-style
 
-# KERNEL= selects one: 6.1, 6.12 or newest.
+# KERNEL= selects some of 6.1, 6.12 and newest; PART=core some of the tests.
 check-kernels:
-	@KERNEL=$(KERNEL) scripts/check-kernels $(TESTS)
+	@KERNEL="$(KERNEL)" PART="$(PART)" scripts/check-kernels $(TESTS)
 
 # ROOTS= selects some of Debian's releases.
 check-install: modules
@@ -197,7 +197,8 @@ help:
 #:   ROOTS=          with make check-install and check-deb: some of bookworm,
 #:                   bookworm-backports, trixie, trixie-backports
 #:   SEED=           with make check-fuzz, check-crash and soak: repeat an earlier run
-#:   KERNEL=         with make check-kernels: only 6.1, 6.12 or newest
+#:   KERNEL=         with make check-kernels: only some of 6.1, 6.12 and newest
+#:   PART=core       with make check-kernels: only the tests that depend most on the kernel
 #:   ARCHES=         with make check-arch: only these
 #:   STATES=         with make check-crash: how many states (20000)
 #:   FUZZ=           with make check-fuzz: options, as --only random:17; see
