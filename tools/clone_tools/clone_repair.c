@@ -27,6 +27,7 @@ static const char usage[] =
 "                            not been copied yet show junk\n"
 "      --region-size SECTORS, --target-size SECTORS\n"
 "                            as in the table line, if the superblock is lost\n"
+"      --tree BLOCK          then: take this one of the trees that are found\n"
 "      --force               overwrite what the output holds\n"
 "  -q, --quiet               say nothing, the exit status tells\n"
 "  -h, --help                show this\n"
@@ -39,6 +40,7 @@ static const struct option options[] = {
 	{ "input", required_argument, NULL, 'i' },
 	{ "region-size", required_argument, NULL, 'R' },
 	{ "target-size", required_argument, NULL, 'T' },
+	{ "tree", required_argument, NULL, 'B' },
 	OPTION_OUTPUT, OPTION_LOST, OPTION_FORCE,
 	OPTION_HELP, OPTION_VERSION, OPTION_QUIET,
 	{ NULL, 0, NULL, 0 },
@@ -49,6 +51,7 @@ struct request {
 	struct output output;
 	uint64_t region_size;
 	uint64_t target_size;
+	uint64_t tree;			/* 0: any */
 };
 
 /*
@@ -69,25 +72,35 @@ static void take_lost(void *context, uint64_t first, uint64_t nr)
 	state_take_lost(context, first, nr);
 }
 
-static int look_for_trees(struct state *s, const struct clone_md_image *image)
+static void say_tree(void *context, uint64_t root, uint64_t nr_hydrated)
+{
+	(void)context;
+	say("--tree %ju may have been the bitset: %ju regions are hydrated", root,
+	    nr_hydrated);
+}
+
+static int look_for_trees(struct state *s, const struct clone_md_image *image,
+			  uint64_t tree)
 {
 	const struct clone_md_visitor visitor = {
-		.words = take_words, .lost = take_lost, .context = s,
+		.words = take_words, .lost = take_lost, .tree = say_tree, .context = s,
 	};
-	unsigned int nr_found;
 	int r = state_begin(s);
 
 	if (!r)
 		r = state_set_lost(s, 0, 0);
-	if (!r)
-		r = clone_md_salvage_without_superblock(image, &s->sb, &visitor,
-							&nr_found);
+	if (r) {
+		say("not enough memory");
+		return r;
+	}
+
+	s->sb.bitset_root = tree;
+	r = tree ? clone_md_walk_bitset(image, &s->sb, &visitor) :
+		   clone_md_salvage_without_superblock(image, &s->sb, &visitor);
 	if (r == -E2BIG)
-		say("there are too many trees that may have been the bitset");
+		say("there are too many such trees: --tree has to name one");
 	else if (r && r != -EILSEQ)
 		say("%s", strerror(-r));
-	else
-		say("%u trees found that may have been the bitset", nr_found);
 
 	return r == -EILSEQ ? 0 : r;
 }
@@ -125,7 +138,7 @@ static int load_without_superblock(struct state *s, const struct request *q)
 	if (r)
 		return r;
 
-	r = look_for_trees(s, &dev.image);
+	r = look_for_trees(s, &dev.image, q->tree);
 	clone_md_close_device(&dev);
 	return r;
 }
@@ -205,6 +218,8 @@ static bool take_option(struct request *q, int c)
 		return parse_number(optarg, &q->region_size) && q->region_size;
 	case 'T':
 		return parse_number(optarg, &q->target_size) && q->target_size;
+	case 'B':
+		return parse_number(optarg, &q->tree) && q->tree;
 	}
 
 	return output_option(&q->output, c);

@@ -105,6 +105,12 @@ struct clone_md_visitor {
 	/* Part @key of the bitset is in @block; words() comes next. */
 	void (*array)(void *context, uint64_t key, uint64_t block);
 
+	/*
+	 * Without a superblock: a complete tree is at @root, which may have been
+	 * the bitset.
+	 */
+	void (*tree)(void *context, uint64_t root, uint64_t nr_hydrated);
+
 	/* Something refers to @block. */
 	void (*reference)(void *context, uint64_t block);
 
@@ -272,13 +278,14 @@ int clone_md_salvage(const struct clone_md_image *image,
 /*
  * The same without a superblock: only the sizes in @sb are used.  All trees are
  * looked for that may have been the bitset.  Regions that one of them has as
- * hydrated, and another as not, are lost.  @nr_found is the number of trees.
- * -E2BIG if there are too many to look at them all.
+ * hydrated, and another as not, are lost: each commit leaves the tree of the one
+ * before it, and so does a clone that had the device before.  tree() is told of
+ * each; whoever knows which one it was walks that.  -E2BIG if there are too many
+ * to look at them all.
  */
 int clone_md_salvage_without_superblock(const struct clone_md_image *image,
 					const struct clone_md_superblock *sb,
-					const struct clone_md_visitor *visitor,
-					unsigned int *nr_found);
+					const struct clone_md_visitor *visitor);
 
 /*
  * Sizes of metadata devices, in blocks.  The smallest one that the kernel

@@ -273,24 +273,29 @@ static bool may_be_root(const struct clone_md_superblock *sb, const uint8_t *nod
 }
 
 static int use_tree(struct agreement *a, const struct clone_md_image *image,
-		    const struct clone_md_superblock *sb, unsigned int *nr_found)
+		    const struct clone_md_superblock *sb,
+		    const struct clone_md_visitor *listener)
 {
 	const struct clone_md_visitor visitor = { .words = note_words, .context = a };
+	uint64_t nr_hydrated = 0;
 	int r = clone_md_walk_bitset(image, sb, &visitor);
 
 	if (r)
 		return r == -EILSEQ ? 0 : r;
 
-	++*nr_found;
 	for (uint64_t i = 0; i < a->nr_words; i++) {
+		nr_hydrated += __builtin_popcountll(a->set_now[i]);
 		a->set[i] &= a->set_now[i];
 		a->clear[i] &= ~a->set_now[i];
 	}
+	if (listener->tree)
+		listener->tree(listener->context, sb->bitset_root, nr_hydrated);
 	return 0;
 }
 
 static int look_for_trees(struct agreement *a, const struct clone_md_image *image,
-			  const struct clone_md_superblock *sb, unsigned int *nr_found)
+			  const struct clone_md_superblock *sb,
+			  const struct clone_md_visitor *listener)
 {
 	struct clone_md_superblock with_root = *sb;
 	uint8_t node[CLONE_MD_BLOCK_SIZE];
@@ -305,7 +310,7 @@ static int look_for_trees(struct agreement *a, const struct clone_md_image *imag
 		if (nr_words > MAX_WORDS_OF_TREES)
 			return -E2BIG;
 		with_root.bitset_root = b;
-		r = use_tree(a, image, &with_root, nr_found);
+		r = use_tree(a, image, &with_root, listener);
 		if (r)
 			return r;
 	}
@@ -345,13 +350,11 @@ static void free_agreement(struct agreement *a)
 
 int clone_md_salvage_without_superblock(const struct clone_md_image *image,
 					const struct clone_md_superblock *sb,
-					const struct clone_md_visitor *visitor,
-					unsigned int *nr_found)
+					const struct clone_md_visitor *visitor)
 {
 	struct agreement a = { 0 };
 	int r = -ENOMEM;
 
-	*nr_found = 0;
 	if (clone_md_check_geometry(sb))
 		return -EINVAL;
 
@@ -362,7 +365,7 @@ int clone_md_salvage_without_superblock(const struct clone_md_image *image,
 	if (a.set && a.clear && a.set_now) {
 		memset(a.set, 0xff, a.nr_words * 8);
 		memset(a.clear, 0xff, a.nr_words * 8);
-		r = look_for_trees(&a, image, sb, nr_found);
+		r = look_for_trees(&a, image, sb, visitor);
 	}
 	if (!r)
 		r = tell_agreement(&a, sb, visitor);

@@ -128,8 +128,6 @@ static void tell_lost(void *context, uint64_t first, uint64_t nr)
 static void read_all(const struct clone_md_image *image,
 		     const struct clone_md_superblock *sb)
 {
-	unsigned int nr_found;
-
 	for (unsigned int way = 0; way < 4; way++) {
 		struct told told = { .nr_words = clone_md_nr_words(sb) };
 		const struct clone_md_visitor visitor = {
@@ -144,8 +142,7 @@ static void read_all(const struct clone_md_image *image,
 		else if (way == 2)
 			r = clone_md_salvage(image, sb, &visitor);
 		else
-			r = clone_md_salvage_without_superblock(image, sb, &visitor,
-								&nr_found);
+			r = clone_md_salvage_without_superblock(image, sb, &visitor);
 		if (!r && (told.lost || told.next != told.nr_words))
 			abort();
 	}

@@ -32,6 +32,8 @@ struct told {
 	uint64_t nr_regions;
 	uint64_t nr_hydrated;
 	uint64_t nr_lost_words;
+	unsigned int nr_trees;
+	uint64_t largest_tree;		/* regions */
 };
 
 static void tell_words(void *context, uint64_t first, const uint64_t *words,
@@ -53,11 +55,22 @@ static void tell_lost(void *context, uint64_t first, uint64_t nr)
 	told->nr_lost_words += nr;
 }
 
+static void tell_tree(void *context, uint64_t root, uint64_t nr_hydrated)
+{
+	struct told *told = context;
+
+	(void)root;
+	told->nr_trees++;
+	if (nr_hydrated > told->largest_tree)
+		told->largest_tree = nr_hydrated;
+}
+
 static struct clone_md_visitor listen(struct told *told,
 				      const struct clone_md_superblock *sb)
 {
 	const struct clone_md_visitor visitor = {
-		.words = tell_words, .lost = tell_lost, .context = told,
+		.words = tell_words, .lost = tell_lost, .tree = tell_tree,
+		.context = told,
 	};
 
 	memset(told, 0, sizeof(*told));
@@ -358,15 +371,14 @@ static void without_a_superblock_the_tree_is_found(void)
 {
 	struct clone_md_superblock sb = clone_of(400 * 32576);
 	struct clone_md_visitor visitor;
-	unsigned int nr_found;
 	struct told told;
 	struct memory m;
 
 	make_thirds(&m, 400 * 32576, 0);
 	memset(m.blocks, 0xff, CLONE_MD_BLOCK_SIZE);
 	visitor = listen(&told, &sb);
-	EXPECT(!clone_md_salvage_without_superblock(&m.image, &sb, &visitor, &nr_found));
-	EXPECT(nr_found == 1);
+	EXPECT(!clone_md_salvage_without_superblock(&m.image, &sb, &visitor));
+	EXPECT(told.nr_trees == 1);
 	EXPECT(told.nr_hydrated == (UINT64_C(400) * 32576 + 2) / 3);
 	free(told.bits);
 	memory_free(&m);
@@ -378,7 +390,6 @@ static void without_a_superblock_states_that_differ_are_lost(void)
 	struct clone_md_superblock sb;
 	struct clone_md_visitor visitor;
 	struct clone_md_writer *w;
-	unsigned int nr_found;
 	struct told told;
 	struct memory m;
 
@@ -390,9 +401,9 @@ static void without_a_superblock_states_that_differ_are_lost(void)
 
 	memset(m.blocks, 0xff, CLONE_MD_BLOCK_SIZE);
 	visitor = listen(&told, &sb);
-	EXPECT(clone_md_salvage_without_superblock(&m.image, &sb, &visitor,
-						   &nr_found) == -EILSEQ);
-	EXPECT(nr_found == 2);
+	EXPECT(clone_md_salvage_without_superblock(&m.image, &sb, &visitor) == -EILSEQ);
+	EXPECT(told.nr_trees == 2);
+	EXPECT(told.largest_tree == 33335);
 	EXPECT(told.nr_lost_words == 1);
 	free(told.bits);
 	memory_free(&m);
