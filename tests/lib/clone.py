@@ -121,6 +121,17 @@ class Clone:
         if self.device:
             self.device.remove()
             self.device = None
+            self.check_metadata()
+
+    def check_metadata(self):
+        """What clone_check says, by the same code, of what is left on the device.
+
+        Not while the device fails, nor after it has lied or a test has changed it. Only
+        blocks that are in use are read: that takes no time.
+        """
+        sound = all(getattr(self.meta, name, True) for name in ("healthy", "sound_metadata"))
+        if sound and not self.context.peer:
+            metadata.check_device(self.meta.path)
 
     def reactivate(self):
         self.deactivate()

@@ -56,6 +56,8 @@ def ram_disks(number, kib):
 class Backing:
     """Where a disk keeps its sectors: (device number, offset)."""
 
+    healthy = False                     # what has no moods tells nothing of them
+
     def __init__(self, path, offset=0, end=None):
         self.path = path
         self.offset = offset
@@ -206,6 +208,8 @@ class Disk:
         self.backing = backing
         self.held = False
         self._healthy = True
+        # What is on it was written by a clone, and nothing of it was dropped.
+        self.sound_metadata = True
         self._block = None
         self.device = dm.Device(name)
         self.device.load(self._linear(), readonly)
@@ -247,6 +251,10 @@ class Disk:
         """Read from it since it was made, without what was refused because it must not wait."""
         with open(f"{self.device.sysfs}/stat", encoding="ascii") as f:
             return int(f.read().split()[2])
+
+    @property
+    def healthy(self):
+        return self._healthy and not self.held
 
     # Moods
 

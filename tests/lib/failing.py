@@ -65,6 +65,7 @@ class Ailing(disks.Disk):
     def ail(self, read=0, write=0, flush=0):
         """Each of them: ERROR, DROP, or a delay in ms."""
         ways = " ".join(map(self._way, (read, write, flush)))
+        self.sound_metadata &= DROP not in (write, flush)
         self._swap([(0, self.sectors, "delay", ways)])
 
     def close(self):

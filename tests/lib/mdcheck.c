@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Has the reader of the tools check an image of metadata. */
 
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,24 +40,48 @@ static void add_problem(void *context, enum clone_md_problem kind, uint64_t bloc
 	add(context, block, text);
 }
 
+static int check(struct checking *c, const struct clone_md_image *md)
+{
+	const struct clone_md_visitor visitor = { .problem = add_problem, .context = c };
+	struct clone_md_superblock sb;
+	const char *text;
+	int r = clone_md_read_superblock(md, &sb, &text);
+
+	if (!r) {
+		text = "impossible sizes";
+		r = clone_md_check(md, &sb, &visitor, NULL);
+	}
+	if (r && !c->used)
+		add(c, 0, text);
+	return r;
+}
+
 int metadata_check(const void *image, uint64_t nr_blocks, char *report, size_t size)
 {
 	struct checking c = { .image = image, .report = report, .size = size };
 	const struct clone_md_image md = {
 		.read = read_block, .context = &c, .nr_blocks = nr_blocks,
 	};
-	const struct clone_md_visitor visitor = { .problem = add_problem, .context = &c };
-	struct clone_md_superblock sb;
-	const char *text;
+
+	report[0] = '\0';
+	return check(&c, &md);
+}
+
+int metadata_check_device(const char *path, char *report, size_t size)
+{
+	struct checking c = { .report = report, .size = size };
+	struct clone_md_device dev;
 	int r;
 
 	report[0] = '\0';
-	r = clone_md_read_superblock(&md, &sb, &text);
-	if (!r) {
-		text = "impossible sizes";
-		r = clone_md_check(&md, &sb, &visitor, NULL);
+	r = clone_md_open_device(&dev, path, CLONE_MD_OPEN_READ);
+	if (r) {
+		add(&c, 0, "the device cannot be opened");
+		return r;
 	}
-	if (r && !c.used)
-		add(&c, 0, text);
-	return r;
+	if (!dev.in_use)
+		r = check(&c, &dev.image);
+	clone_md_close_device(&dev);
+
+	return r == -ENODATA ? 0 : r;
 }

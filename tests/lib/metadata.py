@@ -77,6 +77,13 @@ def check(image):
         raise Failure(f"the metadata: {report.value.decode()}")
 
 
+def check_device(path):
+    """The same of a device, unless it was never formatted or is in use again."""
+    report = ctypes.create_string_buffer(2000)
+    if lib.metadata_check_device(path.encode(), report, ctypes.c_size_t(len(report))):
+        raise Failure(f"the metadata that was left: {report.value.decode()}")
+
+
 class _Bitset:
     def __init__(self, block):
         self.block = block

@@ -12,70 +12,20 @@ What the kernel's own target is known to do wrong is kept away from it: a
 discard there may uncover what the destination held before.
 """
 
-import contextlib
-import ctypes
 import errno
-import os
 
 from lib import dm, metadata
 from lib.blk import FORMER, MIB, Block
 from lib.clone import Status
 from lib.errors import Failure
 from lib.framework import test
+from lib.peer import interchange
 
 KIB = 2
-
-PEER = os.path.join(os.path.dirname(__file__), "../../../build/peer/dm-clone.ko")
-LOADED = "/sys/module/dm_clone"
-FINIT_MODULE, DELETE_MODULE = {"x86_64": (313, 176)}.get(os.uname().machine, (273, 106))
 
 FIRST = {"the kernel's own": "peer", "this one": "ours"}
 
 NO_DISCARDS = {"discard": 0}
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _call(what, *args):
-    if _libc.syscall(*args):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), what)
-
-
-def path_of(who):
-    return PEER if who == "peer" else os.environ["DM_CLONE_MODULE"]
-
-
-def load(who):
-    """Replaces the module that is loaded."""
-    if os.path.isdir(LOADED):
-        _call("rmmod", DELETE_MODULE, b"dm_clone", os.O_NONBLOCK)
-    file = os.open(path_of(who), os.O_RDONLY)
-    try:
-        _call("insmod", FINIT_MODULE, file, b"", 0)
-    finally:
-        os.close(file)
-
-
-@contextlib.contextmanager
-def interchange(t):
-    """Gives a function that changes modules; in the end it is ours again."""
-    if t.peer or path_of("ours") == "loaded":
-        t.skip("only where the module under test comes from a file")
-    if not os.path.exists(PEER):
-        t.skip("there is no build/peer/dm-clone.ko: scripts/build-peer makes it")
-    try:
-        load("peer")
-    except OSError as error:
-        load("ours")
-        if error.errno in (errno.ENOEXEC, errno.ENOKEY):
-            t.skip(f"build/peer/dm-clone.ko is not for this kernel: {error.strerror}")
-        raise
-    try:
-        yield load
-    finally:
-        t.deactivate_clones()
-        load("ours")
 
 
 def check_metadata(clone):
