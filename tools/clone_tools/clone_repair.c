@@ -79,11 +79,20 @@ static void say_tree(void *context, uint64_t root, uint64_t nr_hydrated)
 	    nr_hydrated);
 }
 
+static void say_problem(void *context, enum clone_md_problem kind, uint64_t block,
+			const char *text)
+{
+	(void)context;
+	(void)kind;
+	say("block %ju: %s", block, text);
+}
+
 static int look_for_trees(struct state *s, const struct clone_md_image *image,
 			  uint64_t tree)
 {
 	const struct clone_md_visitor visitor = {
-		.words = take_words, .lost = take_lost, .tree = say_tree, .context = s,
+		.words = take_words, .lost = take_lost, .tree = say_tree,
+		.problem = tree ? say_problem : NULL, .context = s,
 	};
 	int r = state_begin(s);
 
