@@ -120,6 +120,17 @@ static void make_thirds(struct memory *m, uint64_t nr_regions, uint64_t nr_block
 	clone_md_close(w);
 }
 
+/* The same, with a flipped bit in the root of its bitset. */
+static void make_thirds_without_root(struct memory *m, uint64_t nr_regions,
+				     struct clone_md_superblock *sb)
+{
+	const char *text;
+
+	make_thirds(m, nr_regions, 0);
+	EXPECT(!clone_md_read_superblock(&m->image, sb, &text));
+	memory_block(m, sb->bitset_root)[100] ^= 1;
+}
+
 static void what_is_written_is_read(void)
 {
 	static const uint64_t sizes[] = {
@@ -250,7 +261,7 @@ static void an_unfinished_creation_is_no_metadata(void)
 	memory_free(&m);
 }
 
-static void the_mark_is_written_and_cleared(void)
+static void the_note_is_written_and_cleared(void)
 {
 	struct clone_md_superblock sb = clone_of(1000);
 	struct clone_md_writer *w;
@@ -278,12 +289,9 @@ static void nothing_is_leaked_where_something_is_damaged(void)
 	struct clone_md_stats stats;
 	struct clone_md_visitor visitor;
 	struct told told;
-	const char *text;
 	struct memory m;
 
-	make_thirds(&m, 400 * 32576, 0);
-	EXPECT(!clone_md_read_superblock(&m.image, &sb, &text));
-	memory_block(&m, sb.bitset_root)[100] ^= 1;
+	make_thirds_without_root(&m, 400 * 32576, &sb);
 	visitor = listen(&told, &sb);
 	EXPECT(clone_md_check(&m.image, &sb, &visitor, &stats) == -EILSEQ);
 	EXPECT(stats.problems[CLONE_MD_DAMAGED] == 1);
@@ -297,12 +305,9 @@ static void damaged_metadata_is_not_edited(void)
 {
 	struct clone_md_superblock sb;
 	struct clone_md_writer *w;
-	const char *text;
 	struct memory m;
 
-	make_thirds(&m, 100000, 0);
-	EXPECT(!clone_md_read_superblock(&m.image, &sb, &text));
-	memory_block(&m, sb.bitset_root)[100] ^= 1;
+	make_thirds_without_root(&m, 100000, &sb);
 	EXPECT(clone_md_edit(&m.image, &sb, &w) == -EUCLEAN);
 	memory_free(&m);
 }
@@ -311,13 +316,10 @@ static void the_subtrees_of_a_lost_root_are_found(void)
 {
 	struct clone_md_superblock sb;
 	struct clone_md_visitor visitor;
-	const char *text;
 	struct told told;
 	struct memory m;
 
-	make_thirds(&m, 400 * 32576, 0);
-	EXPECT(!clone_md_read_superblock(&m.image, &sb, &text));
-	memory_block(&m, sb.bitset_root)[100] ^= 1;
+	make_thirds_without_root(&m, 400 * 32576, &sb);
 	visitor = listen(&told, &sb);
 	EXPECT(!clone_md_salvage(&m.image, &sb, &visitor));
 	EXPECT(!told.nr_lost_words);
@@ -331,13 +333,10 @@ static void nothing_is_guessed_without_a_space_map(void)
 {
 	struct clone_md_superblock sb;
 	struct clone_md_visitor visitor;
-	const char *text;
 	struct told told;
 	struct memory m;
 
-	make_thirds(&m, 400 * 32576, 0);
-	EXPECT(!clone_md_read_superblock(&m.image, &sb, &text));
-	memory_block(&m, sb.bitset_root)[100] ^= 1;
+	make_thirds_without_root(&m, 400 * 32576, &sb);
 	memory_block(&m, get_le64(sb.space_map_root + ROOT_INDEX))[100] ^= 1;
 	visitor = listen(&told, &sb);
 	EXPECT(clone_md_salvage(&m.image, &sb, &visitor) == -EILSEQ);
@@ -423,7 +422,7 @@ static const struct test tests[] = {
 	TEST(a_finished_clone_has_no_missing_region),
 	TEST(a_power_cut_leaves_one_of_two_states),
 	TEST(an_unfinished_creation_is_no_metadata),
-	TEST(the_mark_is_written_and_cleared),
+	TEST(the_note_is_written_and_cleared),
 	TEST(nothing_is_leaked_where_something_is_damaged),
 	TEST(damaged_metadata_is_not_edited),
 	TEST(the_subtrees_of_a_lost_root_are_found),
