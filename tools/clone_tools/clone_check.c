@@ -53,6 +53,14 @@ static void say_sound(const char *path, const struct state *s,
 	putchar('\n');
 }
 
+static void say_what_to_do(const char *path, const struct findings *f)
+{
+	if (!is_fatal(f))
+		say("%s: usable as it is, clone_repair makes it sound", path);
+	else if (!f->superblock)
+		say("%s: not usable, see clone_repair", path);
+}
+
 static int check(const char *path, enum load_mode mode, bool ignore_non_fatal)
 {
 	struct findings findings;
@@ -64,6 +72,8 @@ static int check(const char *path, enum load_mode mode, bool ignore_non_fatal)
 	if (!r || (r == -EILSEQ && ignore_non_fatal && !is_fatal(&findings))) {
 		say_sound(path, &state, &findings);
 		status = 0;
+	} else if (r == -EILSEQ) {
+		say_what_to_do(path, &findings);
 	}
 
 	state_end(&state);

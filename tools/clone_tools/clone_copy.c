@@ -110,10 +110,8 @@ static int open_data(const char *path, int flags, uint64_t sectors)
 {
 	int fd = clone_md_open_fd(path, flags);
 
-	if (fd == -ENOTBLK || fd == -EISDIR) {
-		say("%s is neither a block device nor a file", path);
-	} else if (fd < 0) {
-		say("%s: %s", path, strerror(-fd));
+	if (fd < 0) {
+		say_not_opened(path, fd);
 	} else if (check_size(path, fd, sectors)) {
 		close(fd);
 		fd = -1;
@@ -126,7 +124,7 @@ static const char *why_no_metadata(int error)
 {
 	switch (error) {
 	case -ENODATA:
-		return "has not been formatted: nothing is hydrated, there is no size";
+		return "is all zeroes: no clone has used it, or it was overwritten";
 	case -EILSEQ:
 		return "is not the metadata of a clone, or its superblock is damaged";
 	case -EUCLEAN:

@@ -343,6 +343,8 @@ static int run(int argc, char **argv)
 	fn = choose(format, with_summary, missing);
 	if (!fn)
 		return wrong_usage("the format is xml, human_readable or json");
+	if (output && is_same_file(argv[optind], output))
+		return wrong_usage("the metadata is never written: name another output");
 
 	return dump(argv[optind], fn, output, repair);
 }

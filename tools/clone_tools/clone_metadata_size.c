@@ -6,10 +6,8 @@
  */
 
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "tool.h"
@@ -20,7 +18,8 @@ static const char usage[] =
 "Tell how large the metadata device of a clone should be.\n"
 "\n"
 "  -b, --region-size SIZE    of the regions: sectors, or with a unit, see below\n"
-"  -s, --size SIZE|DEVICE    of the clone, or a device that is as large: the source\n"
+"  -s, --size SIZE|DEVICE    of the clone, or a device or file that is as large:\n"
+"                            the source\n"
 "  -u, --unit UNIT           of the answer: b bytes, s sectors, k m g t p e powers\n"
 "                            of 1024, K M G T P E powers of 1000; m if not given\n"
 "  -n, --numeric-only        only the number: the recommended size\n"
@@ -51,13 +50,13 @@ struct request {
 
 static bool size_of_device(const char *path, uint64_t *sectors)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int fd = clone_md_open_fd(path, O_RDONLY);
 	uint64_t bytes = 0;
 	bool good;
 
 	if (fd < 0)
 		return false;
-	good = !ioctl(fd, BLKGETSIZE64, &bytes);
+	good = !clone_md_size_of_fd(fd, &bytes);
 	close(fd);
 
 	*sectors = bytes / 512;

@@ -60,21 +60,32 @@ struct request {
  *---------------------------------------------------------------
  */
 
+struct search {
+	struct state *state;
+	unsigned int nr_trees;
+};
+
 static void take_words(void *context, uint64_t first, const uint64_t *words,
 		       unsigned int nr)
 {
-	state_take_words(context, first, words, nr);
+	struct search *s = context;
+
+	state_take_words(s->state, first, words, nr);
 }
 
 /* Its memory was seen to before, see below. */
 static void take_lost(void *context, uint64_t first, uint64_t nr)
 {
-	state_take_lost(context, first, nr);
+	struct search *s = context;
+
+	state_take_lost(s->state, first, nr);
 }
 
 static void say_tree(void *context, uint64_t root, uint64_t nr_hydrated)
 {
-	(void)context;
+	struct search *s = context;
+
+	s->nr_trees++;
 	say("--tree %ju may have been the bitset: %ju regions are hydrated", root,
 	    nr_hydrated);
 }
@@ -90,9 +101,10 @@ static void say_problem(void *context, enum clone_md_problem kind, uint64_t bloc
 static int look_for_trees(struct state *s, const struct clone_md_image *image,
 			  uint64_t tree)
 {
+	struct search search = { .state = s };
 	const struct clone_md_visitor visitor = {
 		.words = take_words, .lost = take_lost, .tree = say_tree,
-		.problem = tree ? say_problem : NULL, .context = s,
+		.problem = tree ? say_problem : NULL, .context = &search,
 	};
 	int r = state_begin(s);
 
@@ -110,6 +122,8 @@ static int look_for_trees(struct state *s, const struct clone_md_image *image,
 		say("there are too many such trees: --tree has to name one");
 	else if (r && r != -EILSEQ)
 		say("%s", strerror(-r));
+	else if (!tree && !search.nr_trees)
+		say("nothing was found that may have been the bitset of such a clone");
 
 	return r == -EILSEQ ? 0 : r;
 }
@@ -158,8 +172,12 @@ static int load_without_superblock(struct state *s, const struct request *q)
  *---------------------------------------------------------------
  */
 
-static bool sizes_fit(const struct state *s, const struct request *q)
+static bool fits_superblock(const struct state *s, const struct request *q)
 {
+	if (q->tree) {
+		say("the superblock is good: --tree is for a lost one");
+		return false;
+	}
 	if ((!q->region_size || q->region_size == s->sb.region_size) &&
 	    (!q->target_size || q->target_size == s->sb.target_size))
 		return true;
@@ -182,7 +200,7 @@ static int load(struct state *s, const struct request *q)
 
 	/* What was repaired may be wrong: nothing may rely on it. */
 	s->sb.dest_zeroed = false;
-	return sizes_fit(s, q) ? 0 : -EINVAL;
+	return fits_superblock(s, q) ? 0 : -EINVAL;
 }
 
 /*

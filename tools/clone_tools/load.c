@@ -119,6 +119,16 @@ static int load_once(struct loading *l, const struct clone_md_image *image,
 	return walk(l, image, mode);
 }
 
+/* What was found may be half of it, or of two commits: it means nothing. */
+static void forget(struct loading *l)
+{
+	const char *superblock = l->findings->superblock;
+
+	state_end(l->state);
+	memset(l->findings, 0, sizeof(*l->findings));
+	l->findings->superblock = superblock;
+}
+
 /* See clone_md_same_superblock(). */
 static int load_live(struct loading *l, const struct clone_md_image *image,
 		     enum load_mode mode)
@@ -165,6 +175,8 @@ int load_state(struct state *s, const char *path, enum load_mode mode,
 	}
 
 	clone_md_close_device(&dev);
+	if (r && r != -EILSEQ)
+		forget(&l);
 	if (r == -ENOMEM)
 		say("%s: not enough memory", path);
 	return r;

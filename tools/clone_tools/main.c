@@ -56,8 +56,9 @@ int main(int argc, char **argv)
 		return list_tools(stderr);
 
 	status = tool->run(argc, argv);
-	if (fflush(stdout)) {
-		say("cannot write: %s", strerror(errno));
+	errno = 0;
+	if ((fflush(stdout) || ferror(stdout)) && !status) {
+		say("cannot write the output: %s", strerror(errno ? errno : EIO));
 		status = 1;
 	}
 	return status;

@@ -88,8 +88,9 @@ enum load_mode {
 /*
  * Read the metadata in @path, which may be in use.  Errors to open and to read
  * it live are said here.  Returns 0, -EILSEQ if there are findings, -ENODATA if
- * it is not formatted, or another error.  The state is there if the superblock
- * is good; with LOAD_SUPERBLOCK and LOAD_SPACE_MAP it has no regions.
+ * it is not formatted, or another error.  With the first two the state is there
+ * if the superblock is good; with LOAD_SUPERBLOCK and LOAD_SPACE_MAP it has no
+ * regions.
  */
 int load_state(struct state *s, const char *path, enum load_mode mode,
 	       struct findings *findings);

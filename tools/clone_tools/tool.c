@@ -141,18 +141,23 @@ bool parse_lost(const char *text, int *lost)
  *---------------------------------------------------------------
  */
 
+void say_not_opened(const char *path, int error)
+{
+	if (error == -EBUSY)
+		say("%s is in use", path);
+	else if (error == -ENOTBLK)
+		say("%s is neither a block device nor a file", path);
+	else
+		say("%s: %s", path, strerror(-error));
+}
+
 int open_metadata(struct clone_md_device *dev, const char *path,
 		  enum clone_md_open_mode mode)
 {
 	int r = clone_md_open_device(dev, path, mode);
 
-	if (r == -EBUSY)
-		say("%s is in use", path);
-	else if (r == -ENOTBLK)
-		say("%s is neither a block device nor a file", path);
-	else if (r)
-		say("%s: %s", path, strerror(-r));
-
+	if (r)
+		say_not_opened(path, r);
 	return r;
 }
 

@@ -70,6 +70,9 @@ uint64_t unit_size(char unit);
 bool parse_lost(const char *text, int *lost);
 enum { LOST_UNDECIDED, LOST_HYDRATED, LOST_UNHYDRATED };
 
+/* Say why a device or file could not be opened. */
+void say_not_opened(const char *path, int error);
+
 /* Open it, and say so if that fails. */
 int open_metadata(struct clone_md_device *dev, const char *path,
 		  enum clone_md_open_mode mode);

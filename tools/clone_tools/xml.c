@@ -148,6 +148,10 @@ static bool take_words(struct reading *r, const char **attributes)
 			}
 		} else if (!strcmp(name, "dest_zeroed")) {
 			r->state->sb.dest_zeroed = !strcmp(value, "true");
+			if (!r->state->sb.dest_zeroed && strcmp(value, "false")) {
+				stop(r, "dest_zeroed is true or false");
+				return false;
+			}
 		} else {
 			*out++ = name;
 			*out++ = value;

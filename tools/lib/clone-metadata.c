@@ -191,11 +191,11 @@ const char *clone_md_check_geometry(const struct clone_md_superblock *sb)
 
 	if (size < CLONE_MD_MIN_REGION_SIZE || size > CLONE_MD_MAX_REGION_SIZE ||
 	    size & (size - 1))
-		return "the region size is none";
+		return "the region size is not a possible one";
 	if (!sb->target_size)
-		return "the target has no size";
+		return "the size is zero";
 	if ((sb->target_size - 1) / size >= CLONE_MD_MAX_REGIONS)
-		return "the target has too many regions";
+		return "there are too many regions";
 
 	return NULL;
 }
@@ -298,7 +298,7 @@ static void check_node_shape(struct walk *w, uint64_t b, const uint8_t *n, unsig
 	uint32_t max = get_le32(n + NODE_MAX_ENTRIES);
 	uint32_t size = get_le32(n + NODE_VALUE_SIZE);
 
-	/* So many, rounded down to a multiple of three, are what it makes. */
+	/* This many, rounded down to a multiple of three, are what it makes. */
 	if (max != (CLONE_MD_BLOCK_SIZE - NODE_KEYS) / (8 + size) / 3 * 3)
 		problem(w, CLONE_MD_DAMAGED, b, "tree node for %u entries", max);
 
