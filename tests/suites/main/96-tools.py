@@ -10,7 +10,7 @@ import signal
 import struct
 import time
 
-from lib import dm, metadata, tools
+from lib import dm, kmsg, metadata, tools
 from lib.blk import MIB, ZERO
 from lib.clone import Status
 from lib.errors import Failure, Missed
@@ -283,24 +283,120 @@ def _(t):
     clone.finish()
 
 
+# Hostile metadata: one damage, and what the kernel and the tools call it
+
+ROOT, ARRAY_BLOCK, INDEX = "root", "array", "index"
+KIND = {0: metadata.SUPERBLOCK_XOR, ROOT: metadata.BTREE_XOR, ARRAY_BLOCK: metadata.ARRAY_XOR,
+        INDEX: 160478}
+
+# (block, offset, bytes, whether the checksum is made right, the kernel, the tools)
+REASONS = [
+    (0, 100, b"x", False, "checksum", "wrong checksum"),
+    (0, 32, b"x", True, "magic number", "magic number"),
+    (0, 8, b"\1", True, "claims to be block 1", "belongs elsewhere"),
+    (0, 40, b"\2", True, "version 2", "another version"),
+    (0, 172, b"\11", True, "region size of 9 sectors", "region size is not a possible one"),
+    (0, 180, bytes(8), True, "target of 0 sectors", "the size is zero"),
+    (0, 188, b"\xff" * 3, True, "reference beyond the end", "referred to, but there are only"),
+    (0, 44, b"\xff" * 8, True, "space map claims", "space map is for"),
+    (0, 52, b"\xff", True, "blocks are in use", "blocks in use, not"),
+    (ROOT, 100, b"x", False, "wrong checksum", "wrong checksum"),
+    (ROOT, 4, b"\7", True, "unknown kind", "unknown kind"),
+    (ROOT, 8, b"\xff", True, "address of another", "address of block"),
+    (ROOT, 16, b"\xff\xff", True, "wrong number of entries", "too many entries"),
+    (ROOT, 24, b"\4", True, "values of a wrong size", "values of a wrong size"),
+    (ROOT, 32, b"\5", True, "keys out of order", "keys out of order"),
+    (ROOT, 16, b"\0", True, "shorter than the device", "lacks words"),
+    (ROOT, 32 + 8 * 252, ROOT, True, "more than one reference", "more than one reference"),
+    (ROOT, 32 + 8 * 252, INDEX, True, "more than one reference", "more than one reference"),
+    (ARRAY_BLOCK, 100, b"x", False, "wrong checksum", "wrong checksum"),
+    (ARRAY_BLOCK, 16, b"\xff", True, "address of another", "address of block"),
+    (ARRAY_BLOCK, 4, b"\1", True, "wrong layout", "wrong layout"),
+    (ARRAY_BLOCK, 8, b"\1", True, "wrong length", "words instead of"),
+    (INDEX, 100, b"x", False, "wrong checksum", "wrong checksum"),
+    (INDEX, 8, b"\xff", True, "address of another", "address of block"),
+    (INDEX, 24, b"\xff", True, "wrong number of free blocks", "free blocks here, not"),
+]
+
+
+def parts(disk):
+    """The blocks of the metadata of a small clone."""
+    sb = metadata.read(disk.block)
+    node = disk.block.read(sb.root * 8, 8)
+    return {0: 0, ROOT: sb.root, INDEX: struct.unpack_from("<Q", sb.space_map, 16)[0],
+            ARRAY_BLOCK: struct.unpack_from("<Q", node, 32 + 8 * 252)[0]}
+
+
+def spoil_so(disk, blocks, where, offset, change, seal):
+    data = bytearray(disk.block.read(blocks[where] * 8, 8))
+    if isinstance(change, str):
+        change = struct.pack("<Q", blocks[change])
+    data[offset:offset + len(change)] = change
+    if seal:
+        data[:4] = struct.pack("<I", metadata.checksum(bytes(data), KIND[where]))
+    disk.block.write(blocks[where] * 8, bytes(data))
+
+
+@test("hostile metadata is refused by the module and the tools for the same reasons", limit=120,
+      ours="it says something else")
+def _(t):
+    tools.need(t)
+    clone = t.idle_clone(size=4 * MIB)
+    clone.put(0, 8)
+    clone.deactivate()
+    meta = clone.meta
+    meta.sound_metadata = False
+    blocks, good = parts(meta), meta.image()
+    for where, offset, change, seal, kernel, told in REASONS:
+        what = f"{change} at {offset} of {where}"
+        spoil_so(meta, blocks, where, offset, change, seal)
+        log = kmsg.Log()
+        t.fails(clone.activate, errno.EUCLEAN, errno.EINVAL, what=what)
+        said = "\n".join(log.read())
+        if kernel not in said:
+            raise Failure(f"{what}: not {kernel!r}, but {said}")
+        done = tools.check(t, meta, good=False)
+        if told not in done.stderr:
+            raise Failure(f"{what}: not {told!r}, but {done.stderr}")
+        block = re.search(r"metadata block (\d+): ", said)
+        if block and f"block {block[1]}, " not in done.stderr:
+            raise Failure(f"{what}: the kernel says {said}, clone_check {done.stderr}")
+        meta.block.write(0, good)
+    clone.activate()
+    clone.finish()
+
+
+@test("metadata on a device that has become smaller is refused by the module and the tools",
+      ours="it does not look")
+def _(t):
+    tools.need(t)
+    clone = t.idle_clone(size=4 * MIB)
+    clone.deactivate()
+    clone.meta.shrink_to(clone.meta.sectors // 2)
+    log = kmsg.Log()
+    t.fails(clone.activate, errno.EUCLEAN, errno.EINVAL)
+    said = "\n".join(log.read())
+    done = tools.check(t, clone.meta, good=False)
+    if "the device has" not in said or "there are" not in done.stderr:
+        raise Failure(f"{said}\n{done.stderr}")
+    clone.meta.heal()
+    clone.activate()
+    clone.finish()
+
+
 # When metadata is damaged: the steps of the guide
 
 def spoil(disk, what):
     """Damage the metadata of a small clone: a bitset of a leaf and an array."""
-    sb = metadata.read(disk.block)
-    index = struct.unpack_from("<Q", sb.space_map, 16)[0]
-    node = disk.block.read(sb.root * 8, 8)
-    array = struct.unpack_from("<Q", node, 32 + 8 * 252)[0]
-    tools.damage(disk, {"superblock": 0, "root": sb.root, "array": array,
-                        "space map": index}[what])
+    tools.damage(disk, parts(disk)[what])
 
 
 DAMAGES = {
-    "the space map is damaged": ("space map", [], None),
-    "the superblock is damaged": ("superblock", ["sizes"], None),
-    "all of the bitset is damaged, and hydration was done": ("array", [], "hydrated"),
-    "the root is damaged, and hydration was done": ("root", [], "hydrated"),
-    "all of the bitset is damaged, and nothing was written": ("array", [], "unhydrated"),
+    "the space map is damaged": (INDEX, [], None),
+    "the superblock is damaged": (0, ["sizes"], None),
+    "all of the bitset is damaged, and hydration was done": (ARRAY_BLOCK, [], "hydrated"),
+    "the root is damaged, and hydration was done": (ROOT, [], "hydrated"),
+    "all of the bitset is damaged, and nothing was written": (ARRAY_BLOCK, [], "unhydrated"),
 }
 
 
