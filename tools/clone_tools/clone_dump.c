@@ -42,7 +42,7 @@ static const struct option options[] = {
 };
 
 static const char * const kinds[] = {
-	[HYDRATED] = "hydrated", [MISSING] = "missing", [LOST] = "lost",
+	[HYDRATED] = "hydrated", [LOST] = "lost",
 };
 
 /*
@@ -50,6 +50,33 @@ static const char * const kinds[] = {
  * Everything
  *---------------------------------------------------------------
  */
+
+/* The runs of regions that are hydrated or lost, in ascending order. */
+struct known {
+	struct range hydrated;		/* the next ones; nr is 0 after the last */
+	struct range lost;
+};
+
+static void known_begin(const struct state *s, struct known *k)
+{
+	memset(k, 0, sizeof(*k));
+	state_next(s, HYDRATED, &k->hydrated);
+	state_next(s, LOST, &k->lost);
+}
+
+static bool known_next(const struct state *s, struct known *k, struct range *range,
+		       enum state_kind *kind)
+{
+	bool lost = k->lost.nr && (!k->hydrated.nr || k->lost.first < k->hydrated.first);
+	struct range *next = lost ? &k->lost : &k->hydrated;
+
+	*kind = lost ? LOST : HYDRATED;
+	*range = *next;
+	if (next->nr)
+		state_next(s, *kind, next);
+
+	return range->nr;
+}
 
 static void format_uuid(const struct state *s, char text[33])
 {
@@ -60,6 +87,9 @@ static void format_uuid(const struct state *s, char text[33])
 /* All values are numbers: nothing is to be escaped. */
 static void dump_xml(const struct state *s, FILE *out)
 {
+	enum state_kind kind;
+	struct range range;
+	struct known known;
 	char uuid[33];
 
 	format_uuid(s, uuid);
@@ -69,31 +99,29 @@ static void dump_xml(const struct state *s, FILE *out)
 		s->sb.region_size, s->sb.target_size, s->nr_regions,
 		s->sb.dest_zeroed ? " dest_zeroed=\"true\"" : "");
 
-	for (enum state_kind kind = HYDRATED; kind <= LOST; kind++) {
-		struct range range = { 0, 0 };
-
-		while (kind != MISSING && state_next(s, kind, &range))
-			fprintf(out, "  <%s begin=\"%ju\" length=\"%ju\"/>\n",
-				kinds[kind], range.first, range.nr);
-	}
+	known_begin(s, &known);
+	while (known_next(s, &known, &range, &kind))
+		fprintf(out, "  <%s begin=\"%ju\" length=\"%ju\"/>\n", kinds[kind],
+			range.first, range.nr);
 	fputs("</superblock>\n", out);
 }
 
 static void dump_human_readable(const struct state *s, FILE *out)
 {
+	enum state_kind kind;
+	struct range range;
+	struct known known;
+
 	fprintf(out, "%ju regions of %ju sectors, %ju sectors in all",
 		s->nr_regions, s->sb.region_size, s->sb.target_size);
 	if (s->sb.dest_zeroed)
 		fputs("; elsewhere the destination is zeroed", out);
 	fputc('\n', out);
 
-	for (enum state_kind kind = HYDRATED; kind <= LOST; kind++) {
-		struct range range = { 0, 0 };
-
-		while (kind != MISSING && state_next(s, kind, &range))
-			fprintf(out, "%s: regions %ju to %ju\n", kinds[kind],
-				range.first, (range.first + range.nr - 1));
-	}
+	known_begin(s, &known);
+	while (known_next(s, &known, &range, &kind))
+		fprintf(out, "%s: regions %ju to %ju\n", kinds[kind], range.first,
+			range.first + range.nr - 1);
 }
 
 /*

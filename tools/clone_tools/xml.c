@@ -24,8 +24,7 @@ struct reading {
 	struct state *state;
 	bool begun;			/* the superblock is there */
 	bool inside_range;
-	uint64_t next;			/* ranges of a kind are in order */
-	bool lost;			/* the kind */
+	uint64_t next;			/* ranges are in order */
 	const char *wrong;
 };
 
@@ -205,10 +204,6 @@ static void take_range(struct reading *r, bool lost, const char **attributes)
 	first = a[0].value;
 	nr = a[1].value;
 
-	if (lost != r->lost) {
-		r->lost = lost;
-		r->next = 0;
-	}
 	if (first < r->next)
 		stop(r, "ranges that overlap, or are not in order");
 	else if (!nr || first >= r->state->nr_regions || nr > r->state->nr_regions - first)
