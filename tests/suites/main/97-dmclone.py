@@ -579,3 +579,115 @@ def _(t):
 
     until_it_lives(t, lambda step: vol("open", code=None, steps=step), lambda: None, after)
     vol.check()
+
+
+@test("grow, killed at any step, is completed by a second run, and the clone can be used before",
+      limit=300)
+def _(t):
+    tail = MIB // 8
+    dest = t.disk(SMALL + tail, what="dest", fill=FORMER)
+    vol = Volume(t, SMALL, t.source(SMALL), dest, t.metadata(MIB // 8))
+    vol.create("--no-hydration")
+    vol.put(3, 40)
+    vol("close")
+    copy = copy_of(vol)
+
+    def before():
+        vol.forget()
+        restore(vol, copy)
+        vol("open")
+
+    def check_size(sizes):
+        with Block(vol.path, readonly=True) as block:
+            if block.sectors not in sizes:
+                raise Failure(f"it has {block.sectors} sectors, not one of {sizes}")
+            vol.model.check(block)
+
+    def after(_, reboot):
+        if reboot:
+            vol.reboot()
+        vol("open")
+        check_size([SMALL, SMALL + tail])
+        vol("grow", code=None)
+        check_size([SMALL + tail])
+        vol.reboot()
+        vol("open")
+        check_size([SMALL + tail])
+
+    until_it_lives(t, lambda step: vol("grow", "--zero-tail", code=None, steps=step),
+                   before, after)
+
+
+class Filesystem:
+    """The directory with the descriptions, on a disk of its own: what a power cut leaves
+    of it is what has reached the disk."""
+
+    def __init__(self, t, disk):
+        self._t, self.disk = t, disk
+        t.run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", disk.path)
+        os.makedirs(dmclone.CONF_DIR, exist_ok=True)
+        self.mount()
+
+    def mount(self):
+        self._t.run("mount", "-t", "ext4", self.disk.path, dmclone.CONF_DIR)
+
+    def umount(self):
+        self._t.run("umount", dmclone.CONF_DIR)
+
+    # As a disk of the context
+
+    def heal(self):
+        pass
+
+    def close(self):
+        if os.path.ismount(dmclone.CONF_DIR):
+            self.umount()
+
+
+@test("finish, with the power cut at any step, is completed by a second run, and nothing is lost",
+      limit=600)
+def _(t):
+    etc = t.add_disk(Filesystem(t, t.disk(16 * MIB, what="etc", fill=0)))
+    vol = small_volume(t)
+    disks = etc.disk, vol.meta, vol.dest
+    vol.create()
+    vol.put(3, 40)
+    vol.until_hydrated()
+    vol("close")
+    etc.umount()
+    start = [disk.image() for disk in disks]
+
+    def begin(images):
+        for disk, image in zip(disks, images):
+            disk.block.write(0, image)
+        etc.mount()
+
+    def before():
+        begin(start)
+        table = f"{vol.meta.number} {vol.dest.number} {vol.source.number} 8"
+        uuid = vol.described_state()["uuid"]
+        dm.submit(dm.DEV_CREATE, dm.argument(vol.name, uuid=uuid), vol.name)
+        dm.ioctl(dm.TABLE_LOAD, vol.name, dm.pack_table([(0, SMALL, "clone", table)]),
+                 targets=1)
+        dm.ioctl(dm.DEV_SUSPEND, vol.name)
+
+    def after(step, _):
+        # Whatever has not been written yet is lost.
+        left = [disk.image() for disk in disks]
+        vol.reboot()
+        etc.umount()
+        begin(left)
+        if vol.described:
+            vol("open")
+            vol.check()
+            vol("finish")
+        if vol.described or vol.meta.block.get(0, 8) != [0] * 8:
+            raise Failure(f"power cut before step {step}, and not completed")
+        if vol.is_open:
+            vol.check()
+        vol.check(vol.dest.path)
+        vol.reboot()
+        etc.umount()
+
+    until_it_lives(t, lambda step: vol("finish", code=None, steps=step), before, after)
+    vol.reboot()
