@@ -61,6 +61,9 @@ static const struct field {
 	{ "hydrate-on-read", SWITCH, false, FIELD(hydrate_on_read) },
 	{ "zeroed-destination", SWITCH, false, FIELD(zeroed_destination) },
 	{ "rate", NUMBER, false, FIELD(rate) },
+	{ "monitor", SWITCH, false, FIELD(monitor) },
+	{ "auto-finish", SWITCH, false, FIELD(auto_finish) },
+	{ "exec", PATH, false, FIELD(on_trouble) },
 };
 
 #define NR_FIELDS	ARRAY_SIZE(fields)
@@ -82,6 +85,20 @@ enum result conf_check_name(const char *name)
 		return fail(BAD_PARAMETER,
 			    "'%s' cannot be the name of a clone: letters, digits and + - . _, at most %d of them",
 			    name, NAME_LENGTH - 1);
+
+	return DONE;
+}
+
+enum result conf_take_monitor(struct conf *conf, bool auto_finish, const char *command)
+{
+	if (!command)
+		command = "";
+	if (strlen(command) >= sizeof(conf->on_trouble) || strpbrk(command, "\n\r"))
+		return fail(BAD_PARAMETER,
+			    "a command must be one line, of less than %zu characters: put it in a script",
+			    sizeof(conf->on_trouble));
+	strcpy(conf->on_trouble, command);
+	conf->auto_finish = auto_finish;
 
 	return DONE;
 }

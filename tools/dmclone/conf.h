@@ -52,10 +52,17 @@ struct conf {
 	bool hydrate_on_read;
 	bool zeroed_destination;
 	uint64_t rate;				/* KiB/s, 0 for no limit */
+
+	bool monitor;				/* by dmeventd, see monitor.h */
+	bool auto_finish;
+	char on_trouble[PATH_MAX];		/* a command for the shell */
 };
 
 /* Names that are used for files, devices and unit names alike. */
 enum result conf_check_name(const char *name);
+
+/* Set what a monitor is to do; a NULL @command for nothing. */
+enum result conf_take_monitor(struct conf *conf, bool auto_finish, const char *command);
 
 bool conf_exists(const char *name);
 

@@ -27,6 +27,7 @@
 
 #include "dmclone.h"
 #include "metadata.h"
+#include "monitor.h"
 #include "size.h"
 #include "source.h"
 #include "thin.h"
@@ -270,7 +271,9 @@ static enum result take_request(struct creation *c)
 	conf->state = CREATING;
 	conf->hydration = !rq->no_hydration;
 	conf->hydrate_on_read = rq->hydrate_on_read;
-	if (rq->rate && parse_rate(rq->rate, &conf->rate))
+	conf->monitor = true;
+	if ((rq->rate && parse_rate(rq->rate, &conf->rate)) ||
+	    conf_take_monitor(conf, rq->auto_finish, rq->exec))
 		return BAD_PARAMETER;
 
 	return make_uuid(conf);
@@ -395,6 +398,7 @@ static void tell(const struct creation *c)
 	const char *name = c->conf.name;
 	char text[SIZE_TEXT];
 
+	monitor_start(&c->conf);
 	source_skip_holes(&c->source, &c->conf);
 	say("/dev/mapper/%s is there, %s: mount and use it now", name,
 	    size_text(c->conf.size * SECTOR, text));

@@ -21,6 +21,7 @@ struct request {
 	const char *region_size;
 	const char *rate;
 	const char *range;
+	const char *exec;
 	bool no_hydration;
 	bool hydrate_on_read;
 	bool new_destination;
@@ -31,6 +32,8 @@ struct request {
 	bool progress_json;
 	bool no_wait;
 	bool zero_tail;
+	bool auto_finish;
+	bool off;
 	bool file;
 	bool wait_for_devices;
 	bool quiet;
@@ -51,6 +54,11 @@ enum result do_map(const struct request *rq);
 enum result do_metrics(const struct request *rq);
 enum result do_remove(const struct request *rq);
 enum result do_abort(const struct request *rq);
+
+enum result do_monitor(const struct request *rq);
+
+/* For dmeventd's plugin: something has happened to a clone, see monitor.h. */
+enum result do_event(const struct request *rq);
 
 /* For udev's rule: what the device "major:minor" is to a clone. */
 enum result do_udev(const struct request *rq);

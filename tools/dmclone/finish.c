@@ -26,6 +26,7 @@
 
 #include "dmclone.h"
 #include "metadata.h"
+#include "monitor.h"
 #include "size.h"
 
 static enum result read_locked(const char *name, struct conf *conf)
@@ -70,8 +71,7 @@ static enum result check_closed(const struct conf *conf)
 	return r;
 }
 
-static enum result check_done(const struct conf *conf, const struct mapping *map,
-			      const struct request *rq)
+static enum result check_done(const struct conf *conf, const struct mapping *map)
 {
 	const struct target *target = table_find(map, "clone");
 	struct progress p;
@@ -88,8 +88,6 @@ static enum result check_done(const struct conf *conf, const struct mapping *map
 		return fail(BAD_DEVICE,
 			    "the table of '%s' is none of a clone: who has changed it? If all is hydrated, dmclone close %s and finish it then",
 			    conf->name, conf->name);
-	if (!rq->no_wait)
-		return wait_until_done(conf->name, rq);
 	r = progress_read(conf->name, target, &p);
 	if (!r && !progress_is_done(&p))
 		r = fail(STOPPED, "'%s' is not done, %llu regions are missing: dmclone wait %s",
@@ -166,7 +164,7 @@ static void tell(const struct conf *conf, bool mapped)
 }
 
 /* From a clone that is done to none */
-static enum result settle(struct conf *conf, const struct request *rq)
+static enum result settle(struct conf *conf)
 {
 	struct device destination;
 	struct mapping map;
@@ -179,7 +177,7 @@ static enum result settle(struct conf *conf, const struct request *rq)
 			 "'%s' is suspended: dmsetup resume %s, or dmclone open %s if it was dmclone that was killed",
 			 conf->name, conf->name, conf->name);
 	if (!r)
-		r = check_done(conf, &map, rq);
+		r = check_done(conf, &map);
 	if (!r)
 		r = destination_look(conf, &destination);
 	if (!r && table_find(&map, "clone") && !map.suspended)
@@ -197,6 +195,7 @@ static enum result settle(struct conf *conf, const struct request *rq)
 		r = conf_remove(conf->name);
 	if (r)
 		return r;
+	monitor_stop(conf);
 	device_release(destination.number);
 	if (map.live)
 		device_trigger(map.number);
@@ -204,15 +203,45 @@ static enum result settle(struct conf *conf, const struct request *rq)
 	return DONE;
 }
 
+/*
+ * Without the lock, which others need to pause it, say.  *@gone: another process
+ * has finished it meanwhile, as with --auto-finish.
+ */
+static enum result wait_for_end(const struct request *rq, bool *gone)
+{
+	const char *name = rq->arguments[0];
+	struct mapping map;
+	struct conf conf;
+	enum result r;
+
+	*gone = false;
+	r = conf_read(name, &conf);
+	if (!r)
+		r = read_mapping(&conf, &map);
+	if (r || rq->no_wait || conf.state != LIVE || map.suspended ||
+	    !table_find(&map, "clone"))
+		return r;
+	r = wait_until_done(name, rq);
+	*gone = !r && !conf_exists(name);
+
+	return r;
+}
+
 enum result do_finish(const struct request *rq)
 {
 	struct mapping map;
 	struct conf conf;
 	enum result r;
+	bool gone;
 
+	r = wait_for_end(rq, &gone);
+	if (!r && gone)
+		say("'%s' has been finished meanwhile", rq->arguments[0]);
+	if (r || gone)
+		return r;
 	r = read_locked(rq->arguments[0], &conf);
 	if (!r)
-		r = settle(&conf, rq);
+		r = settle(&conf);
 	if (!r)
 		r = table_read(conf.name, &map);
 	if (!r)
@@ -232,7 +261,6 @@ static enum result check_unused(const struct mapping *map, const char *name)
 
 enum result do_remove(const struct request *rq)
 {
-	struct request now = *rq;
 	struct mapping map;
 	struct conf conf;
 	enum result r;
@@ -242,9 +270,8 @@ enum result do_remove(const struct request *rq)
 		r = read_mapping(&conf, &map);
 	if (!r)
 		r = check_unused(&map, conf.name);
-	now.no_wait = true;
 	if (!r)
-		r = settle(&conf, &now);
+		r = settle(&conf);
 	if (!r && map.live)
 		r = take_away(conf.name);
 	if (!r)
@@ -318,6 +345,7 @@ static enum result give_up(struct conf *conf, const struct mapping *map)
 
 	conf->state = ABANDONED;
 	r = conf_write(conf);
+	monitor_stop(conf);
 	if (!r && map->exists)
 		r = table_remove(conf->name);
 	if (!r)

@@ -26,7 +26,7 @@ static const struct action {
 	enum result (*run)(const struct request *rq);
 	const char *summary;
 } actions[] = {
-	{ "create", "NAME SOURCE DESTINATION [METADATA]", 3, 4, "RNHrZf", do_create,
+	{ "create", "NAME SOURCE DESTINATION [METADATA]", 3, 4, "RNHrZfAx", do_create,
 	  "make a clone, and use it at once" },
 	{ "open", "NAME | --all", 1, 1, "afW", do_open,
 	  "open a clone again, after a reboot" },
@@ -47,6 +47,8 @@ static const struct action {
 	  "copy this before the rest" },
 	{ "grow", "NAME", 1, 1, "z", do_grow,
 	  "use the rest of a larger destination too, at once" },
+	{ "monitor", "NAME", 1, 1, "AxO", do_monitor,
+	  "have dmeventd watch it, and say what is to be done then" },
 	{ "map", "NAME", 1, 1, "", do_map,
 	  "a picture of what is hydrated" },
 	{ "metrics", "", 0, 0, "", do_metrics,
@@ -62,6 +64,7 @@ static const struct action {
 /* Others than people call these. */
 static const struct action hidden[] = {
 	{ "udev", "MAJOR:MINOR", 1, 1, "", do_udev, "" },
+	{ "event", "NAME WHAT", 2, 2, "", do_event, "" },
 };
 
 static const struct option options[] = {
@@ -80,6 +83,9 @@ static const struct option options[] = {
 	{ "range", required_argument, NULL, 's' },
 	{ "wait-for-devices", no_argument, NULL, 'W' },
 	{ "file", no_argument, NULL, 'F' },
+	{ "auto-finish", no_argument, NULL, 'A' },
+	{ "exec", required_argument, NULL, 'x' },
+	{ "off", no_argument, NULL, 'O' },
 	{ "batch-mode", no_argument, NULL, 'q' },
 	{ "quiet", no_argument, NULL, 'Q' },
 	{ "help", no_argument, NULL, 'h' },
@@ -94,6 +100,9 @@ static const char *const option_help =
 	"  --hydrate-on-read     keep what has been read\n"
 	"  --rate RATE           copy at this many bytes a second at most\n"
 	"  --new-destination     the destination reads as zeroes where it was never written\n"
+	"Options of create and monitor:\n"
+	"  --auto-finish         finish it as soon as all is in the destination\n"
+	"  --exec COMMAND        for the shell, when hydration or metadata fails\n"
 	"Others:\n"
 	"  --all                 all clones that have a description\n"
 	"  --wait-for-devices    of open: for a minute and a half, if some are not there yet\n"
@@ -101,6 +110,7 @@ static const char *const option_help =
 	"  --progress-json       of wait and finish: a line of JSON twice a second\n"
 	"  --no-wait             of finish: fail if it is not done\n"
 	"  --zero-tail           of grow: what the rest held before is overwritten\n"
+	"  --off                 of monitor: dmeventd does not watch it any more\n"
 	"  --range START+LENGTH  of hydrate: where, from the beginning of the clone\n"
 	"  --file PATH...        of hydrate: these files of a file system on the clone\n"
 	"  --force               whatever the error says that it is for\n"
@@ -199,6 +209,15 @@ static void take_option(struct command *c, int letter)
 		break;
 	case 'F':
 		rq->file = true;
+		break;
+	case 'A':
+		rq->auto_finish = true;
+		break;
+	case 'x':
+		rq->exec = optarg;
+		break;
+	case 'O':
+		rq->off = true;
 		break;
 	case 'z':
 		rq->zero_tail = true;

@@ -18,6 +18,7 @@
 
 #include "dmclone.h"
 #include "metadata.h"
+#include "monitor.h"
 #include "source.h"
 
 struct opening {
@@ -139,6 +140,7 @@ static enum result open_clone(struct opening *o)
 	r = activate(conf, targets, conf->tail ? 2 : 1);
 	if (r)
 		return r;
+	monitor_start(conf);
 	source_skip_holes(&o->source, conf);
 	say("/dev/mapper/%s is there", conf->name);
 
@@ -251,6 +253,7 @@ enum result do_open(const struct request *rq)
 static enum result close_one(const char *name)
 {
 	struct mapping map;
+	struct conf conf;
 	enum result r;
 
 	r = conf_lock(name);
@@ -269,6 +272,8 @@ static enum result close_one(const char *name)
 		return fail(BUSY,
 			    "/dev/mapper/%s is in use: unmount it, or take away what lies on it",
 			    name);
+	if (conf_exists(name) && !conf_read(name, &conf))
+		monitor_stop(&conf);
 
 	return take_away(name);
 }

@@ -10,12 +10,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include "report.h"
 
 static bool quiet;
 static bool batch;
+static bool to_syslog;
 
 void report_init(bool is_quiet, bool is_batch)
 {
@@ -23,14 +25,28 @@ void report_init(bool is_quiet, bool is_batch)
 	batch = is_batch;
 }
 
-static void complain(const char *format, va_list args, const char *end)
+void report_to_syslog(void)
 {
+	openlog("dmclone", LOG_PID, LOG_DAEMON);
+	to_syslog = true;
+}
+
+/* @error: a negative errno, or 0 */
+static void complain(const char *format, va_list args, int error)
+{
+	char text[4096];
+
 	if (quiet)
 		return;
+	vsnprintf(text, sizeof(text), format, args);
+	if (to_syslog) {
+		syslog(LOG_ERR, "%s%s%s", text, error ? ": " : "",
+		       error ? strerror(-error) : "");
+		return;
+	}
 	fflush(stdout);
-	fputs("dmclone: ", stderr);
-	vfprintf(stderr, format, args);
-	fputs(end, stderr);
+	fprintf(stderr, "dmclone: %s%s%s\n", text, error ? ": " : "",
+		error ? strerror(-error) : "");
 }
 
 void say(const char *format, ...)
@@ -40,8 +56,13 @@ void say(const char *format, ...)
 	if (quiet)
 		return;
 	va_start(args, format);
-	vprintf(format, args);
+	if (to_syslog)
+		vsyslog(LOG_INFO, format, args);
+	else
+		vprintf(format, args);
 	va_end(args);
+	if (to_syslog)
+		return;
 	putchar('\n');
 	fflush(stdout);
 }
@@ -51,7 +72,7 @@ void warn(const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	complain(format, args, "\n");
+	complain(format, args, 0);
 	va_end(args);
 }
 
@@ -60,7 +81,7 @@ enum result fail(enum result result, const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	complain(format, args, "\n");
+	complain(format, args, 0);
 	va_end(args);
 
 	return result;
@@ -86,10 +107,8 @@ enum result fail_errno(int error, const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	complain(format, args, ": ");
+	complain(format, args, error);
 	va_end(args);
-	if (!quiet)
-		fprintf(stderr, "%s\n", strerror(-error));
 
 	return result_of(error);
 }
@@ -108,10 +127,10 @@ enum result ask(const char *format, ...)
 		return DONE;
 	va_start(args, format);
 	if (!isatty(STDIN_FILENO) || quiet) {
-		complain(format, args,
-			 ": there is nobody to confirm this; say -q if it is meant\n");
+		complain(format, args, 0);
 		va_end(args);
-		return BAD_PARAMETER;
+		return fail(BAD_PARAMETER,
+			    "there is nobody to confirm this; say -q if it is meant");
 	}
 	vfprintf(stderr, format, args);
 	va_end(args);

@@ -29,6 +29,9 @@ enum result {
 /* Print nothing at all (--quiet), ask nothing (--batch-mode). */
 void report_init(bool quiet, bool batch);
 
+/* From now on all goes to the system log: nobody looks at stdout and stderr. */
+void report_to_syslog(void);
+
 /* Something to know, on stdout. */
 void say(const char *format, ...) PRINTF(1, 2);
 

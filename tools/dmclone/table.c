@@ -49,6 +49,11 @@ enum result table_init(void)
 	return DONE;
 }
 
+const char *table_last_words(void)
+{
+	return last_words;
+}
+
 static struct dm_task *new_task(int type, const char *name)
 {
 	struct dm_task *task = dm_task_create(type);

@@ -65,6 +65,9 @@ enum result table_message(const char *name, uint64_t sector, const char *message
 int table_try_message(const char *name, uint64_t sector, const char *message,
 		      char *reply, size_t room);
 
+/* What libdevmapper has said last, for people; empty if it has said nothing. */
+const char *table_last_words(void);
+
 /* Is that a clone of ours, by its UUID? */
 #define UUID_PREFIX	"CLONE-"
 

@@ -19,7 +19,7 @@ _dmclone_words()
 	create)
 		[ "$position" -le 1 ] || compgen -f -- "${COMP_WORDS[COMP_CWORD]}"
 		echo --region-size --no-hydration --hydrate-on-read --rate \
-			--new-destination --force
+			--new-destination --auto-finish --exec --force
 		;;
 	open) _dmclone_names; echo --all --force --wait-for-devices ;;
 	close) _dmclone_names; echo --all ;;
@@ -32,6 +32,7 @@ _dmclone_words()
 		_dmclone_names
 		echo --range --file
 		;;
+	monitor) _dmclone_names; echo --auto-finish --exec --off ;;
 	grow) _dmclone_names; echo --zero-tail ;;
 	abort) _dmclone_names; echo --force ;;
 	pause | resume | map | remove) _dmclone_names ;;
@@ -44,7 +45,7 @@ _dmclone()
 	local current=${COMP_WORDS[COMP_CWORD]} words
 	if [ "$COMP_CWORD" -eq 1 ]; then
 		words="create open close status wait pause resume rate hydrate grow
-			map metrics finish remove abort --help --version"
+			monitor map metrics finish remove abort --help --version"
 	else
 		words=$(_dmclone_words "${COMP_WORDS[1]}" $((COMP_CWORD - 1)))
 	fi
