@@ -132,10 +132,9 @@ def _(t, rate, region):
 def _(t):
     clone = t.clone(region=8, size=64 * MIB, features=["no_hydration"])
     clone.source.delay(20)
-    io = clone.random_io(ops=10 ** 6, threads=8, max_sectors=8,
-                         weights={"read": 100, "write": 0, "fua": 0, "discard": 0,
-                                  "zero": 0, "flush": 0})
-    io.start()
+    io = t.load(clone, threads=8, max_sectors=8,
+                weights={"read": 100, "write": 0, "fua": 0, "discard": 0, "zero": 0,
+                         "flush": 0})
     clone.enable_hydration()
     clone.until(lambda s: s.hydrating or s.hydrated, "the beginning")
     found = t.rate(lambda: clone.status().hydrated * 4, limit=20)
