@@ -6,6 +6,10 @@ is this machine's: what a process there writes goes to memory and is gone when
 the machine ends (but for --share). /tmp is empty there. The command runs in the
 directory that this one was called from.
 
+With --root the root file system is another one, which --arch may say is for
+machines of another architecture; of this machine's files it sees the project,
+and where the command runs. Its kernel must be named, with its modules.
+
 The exit status is the command's; or, whatever the command's was,
     120  the kernel complained (WARNING, BUG, hung task, lockdep, KASAN...)
     121  the machine did not boot, died or was rebooted
@@ -29,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -51,12 +56,31 @@ STALL_LIMIT = 240
 LOG_TAIL = 30
 
 KERNEL_OPTIONS = """
-    console=ttyS0 panic=-1 oops=panic sysrq_always_enabled net.ifnames=0
+    panic=-1 oops=panic sysrq_always_enabled net.ifnames=0
     mitigations=off nokaslr random.trust_cpu=on cryptomgr.notests nmi_watchdog=0
     watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120
 """.split()
 # An emulated machine's clocks are no good for calibrating against each other.
 TCG_KERNEL_OPTIONS = "lpj=10000000 no_timer_check tsc=reliable".split()
+
+
+class Architecture(typing.NamedTuple):
+    """How QEMU emulates one, and what its kernel calls the serial console."""
+
+    qemu: str
+    machine: str
+    cpu: str
+    console: str
+
+
+# "rep movsb" is slow when it is emulated: the kernel is not to prefer it. And the
+# computation that arm64 protects its pointers with is slow unless it is QEMU's own.
+ARCHITECTURES = {
+    "amd64": Architecture("qemu-system-x86_64", "q35", "max,-erms", "ttyS0"),
+    "i386": Architecture("qemu-system-x86_64", "q35", "max,-erms", "ttyS0"),
+    "arm64": Architecture("qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"),
+    "s390x": Architecture("qemu-system-s390x", "s390-ccw-virtio", "max", "ttysclp0"),
+}
 
 
 class VmError(Exception):
@@ -94,6 +118,9 @@ def parse_arguments(arguments):
         help="bzImage or vmlinux to boot ($KERNEL, else the installed one modules are built for)")
     add("--modules", metavar="DIR", default=env("MODULES"),
         help="that kernel's modules ($MODULES, else /lib/modules/RELEASE)")
+    add("--arch", choices=ARCHITECTURES, default="amd64",
+        help="Debian's name of the machine's architecture (amd64)")
+    add("--root", metavar="DIR", default="/", help="its root file system (this machine's)")
     add("--append", metavar="WORDS", default=env("VM_APPEND", ""),
         help="more for the kernel's command line ($VM_APPEND)")
     add("-d", "--disk", metavar="SIZE|FILE", action="append", default=[],
@@ -145,6 +172,8 @@ def default_kernel():
 def find_kernel(options):
     """(the file QEMU is given, the directory of its modules)"""
     image = options.kernel or default_kernel()
+    if options.root != "/" and not (options.kernel and options.modules):
+        raise VmError("with --root, --kernel and --modules must be given too")
     modules = options.modules or f"/lib/modules/{kernel.release_of(image)}"
     return kernel.unpacked(image, CACHE), os.path.realpath(modules)
 
@@ -177,6 +206,7 @@ def config_script(options, modules):
     standard = os.path.realpath(f"/lib/modules/{os.path.basename(modules)}")
     shares = [os.path.realpath(share) for share in options.share]
     words = {
+        "PLACES": " ".join(places(options, modules)),
         "KEEP": " ".join(sorted({os.getcwd(), PROJECT})),
         "SHARES": " ".join(shares),
         "MODULES": "" if modules == standard else modules,
@@ -192,11 +222,18 @@ def config_script(options, modules):
     return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in words.items())
 
 
+def places(options, modules):
+    """The directories of this machine's that a root of another shows too."""
+    if options.root == "/":
+        return []
+    return sorted({os.getcwd(), PROJECT, modules})
+
+
 def make_initramfs(path, options, modules):
     archive = kernel.Cpio()
     for name in ("bin", "dev", "modules", "vm"):
         archive.directory(name)
-    with open("/bin/busybox", "rb") as file:
+    with open(os.path.join(options.root, "bin/busybox"), "rb") as file:
         archive.file("bin/busybox", file.read())
     for name, target in (("guest-init", "init"), ("guest-run", "vm/run")):
         with open(os.path.join(HERE, name), "rb") as file:
@@ -221,19 +258,19 @@ def escaped(path):
 
 
 def accelerator_options(options):
+    cpu = ARCHITECTURES[options.arch].cpu
     if options.accel == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     if options.icount:
-        return ["-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,-erms",
+        return ["-accel", "tcg,thread=single,tb-size=512", "-cpu", cpu,
                 "-icount", "shift=0,sleep=off"]
-    # "rep movsb" is slow when it is emulated: the kernel is not to prefer it.
-    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-erms"]
+    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", cpu]
 
 
 def share_options(tag, path, readonly):
     return ["-fsdev", f"local,id={tag},path={escaped(path)},security_model=none,multidevs=remap"
                       + (",readonly=on" if readonly else ""),
-            "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+            "-device", f"virtio-9p,fsdev={tag},mount_tag={tag}"]
 
 
 def disk_options(number, disk, directory):
@@ -247,7 +284,7 @@ def disk_options(number, disk, directory):
             file.truncate(int(disk.rstrip("KMGT")) * units.get(disk[-1], 1))
     return ["-drive", f"if=none,id=disk{number},file={escaped(path)},format=raw,"
                       "cache=writeback,discard=unmap",
-            "-device", f"virtio-blk-pci,drive=disk{number}"]
+            "-device", f"virtio-blk,drive=disk{number}"]
 
 
 class Channels:
@@ -274,27 +311,31 @@ class Channels:
 def machine_type(options):
     """What a kernel measures by an emulated PIT on a busy host may be wrong by an order of
     magnitude, and all clocks with it. Without one it takes the HPET."""
-    if options.accel == "tcg" and not options.icount:
-        return "q35,pit=off"
-    return "q35"
+    machine = ARCHITECTURES[options.arch].machine
+    if machine == "q35" and options.accel == "tcg" and not options.icount:
+        machine += ",pit=off"
+    return machine
 
 
 def qemu_command(options, directory, channels):
     image, modules = find_kernel(options)
     initramfs = os.path.join(directory, "initramfs")
     make_initramfs(initramfs, options, modules)
-    words = list(KERNEL_OPTIONS)
+    architecture = ARCHITECTURES[options.arch]
+    words = [f"console={architecture.console}", *KERNEL_OPTIONS]
     if options.accel != "kvm":
         words += TCG_KERNEL_OPTIONS
     words += ["loglevel=7", options.append]
-    command = ["qemu-system-x86_64", "-M", machine_type(options), "-nodefaults", "-no-user-config",
+    command = [architecture.qemu, "-M", machine_type(options), "-nodefaults", "-no-user-config",
                "-display", "none", "-no-reboot", "-m", str(options.memory),
                "-smp", str(options.cpus), "-kernel", image, "-initrd", initramfs,
                "-append", " ".join(words)]
     command += accelerator_options(options)
     command += ["-plugin", options.plugin] if options.plugin else []
     command += port_options(options, channels)
-    command += share_options("root", "/", True)
+    command += share_options("root", os.path.realpath(options.root), True)
+    for number, place in enumerate(places(options, modules)):
+        command += share_options(f"place{number}", place, True)
     for number, share in enumerate(options.share):
         command += share_options(f"share{number}", os.path.realpath(share), False)
     for number, disk in enumerate(options.disk):
@@ -309,7 +350,7 @@ def port_options(options, channels):
     channels.add("control")
     channels.add("monitor")
     words = ["-serial", "chardev:log", "-mon", "chardev=monitor,mode=control",
-             "-device", "virtio-serial-pci",
+             "-device", "virtio-serial",
              "-device", "virtserialport,chardev=control,name=control"]
     if not options.interactive:
         for name in ("stdout", "stderr"):
@@ -520,6 +561,9 @@ def write_all(descriptor, data):
 
 # KVM -------------------------------------------------------------------------
 
+KVM_ARCHITECTURES = ("amd64", "i386")
+
+
 def probe_key():
     """Where the answer for this machine is kept: it may be a copy of another's disk."""
     version = subprocess.run(["qemu-system-x86_64", "--version"],
@@ -564,7 +608,7 @@ def run(arguments):
         say("exit ends the machine; Ctrl-A X kills it")
     os.makedirs(CACHE, exist_ok=True)
     if options.accel == "auto":
-        options.accel = "kvm" if kvm_works() else "tcg"
+        options.accel = "kvm" if options.arch in KVM_ARCHITECTURES and kvm_works() else "tcg"
     try:
         return Machine(options).run()
     except NotBooted as error:
