@@ -3,6 +3,7 @@
  * Stamps and the model of a device's content. See stamp.h.
  */
 #define _GNU_SOURCE
+#include <endian.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -43,14 +44,14 @@ void stamp_fill(void *buf, uint64_t sector, uint64_t nr, uint32_t stamp)
 		uint64_t base = stamp_base(stamp, sector);
 
 		for (unsigned int i = 0; i < SECTOR_WORDS; i++)
-			*word++ = base ^ (i * golden);
+			*word++ = htole64(base ^ (i * golden));
 	}
 }
 
 uint32_t stamp_of(const void *buf, uint64_t sector)
 {
 	const uint64_t *word = buf;
-	uint64_t base = word[0], step = base ? golden : 0;
+	uint64_t base = le64toh(word[0]), step = base ? golden : 0;
 	uint32_t stamp = base >> (64 - STAMP_BITS);
 
 	if (stamp_base(stamp, sector) != base && base)
@@ -61,7 +62,7 @@ uint32_t stamp_of(const void *buf, uint64_t sector)
 		return STAMP_BAD;
 
 	for (unsigned int i = 1; i < SECTOR_WORDS; i++)
-		if (word[i] != (base ^ (i * step)))
+		if (le64toh(word[i]) != (base ^ (i * step)))
 			return STAMP_BAD;
 
 	return stamp;
@@ -71,20 +72,21 @@ void stamp_describe(char *out, size_t size, const void *buf, uint64_t sector)
 {
 	const uint64_t *word = buf;
 	uint64_t mask = (1ull << (64 - STAMP_BITS)) - 1;
+	uint64_t first = le64toh(word[0]);
 	uint32_t stamp = stamp_of(buf, sector);
 
 	if (stamp == STAMP_ZERO)
 		snprintf(out, size, "zeroes");
 	else if (stamp != STAMP_BAD)
 		snprintf(out, size, "stamp %u", stamp);
-	else if (stamp_of(buf, word[0] & mask) != STAMP_BAD)
+	else if (stamp_of(buf, first & mask) != STAMP_BAD)
 		snprintf(out, size, "stamp %u of sector %llu",
-			 (uint32_t)(word[0] >> (64 - STAMP_BITS)),
-			 (unsigned long long)(word[0] & mask));
+			 (uint32_t)(first >> (64 - STAMP_BITS)),
+			 (unsigned long long)(first & mask));
 	else
 		snprintf(out, size, "no stamp (%016llx %016llx ...)",
-			 (unsigned long long)word[0],
-			 (unsigned long long)word[1]);
+			 (unsigned long long)first,
+			 (unsigned long long)le64toh(word[1]));
 }
 
 /*

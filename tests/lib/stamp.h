@@ -7,7 +7,7 @@
  * has one of its own. All 512 bytes of a sector follow from the stamp and the
  * sector's number, so a sector that holds the wrong thing tells what it holds
  * instead: the old data of the source, a neighbour's, zeroes, half of
- * something.
+ * something. They are little-endian, so that machines can read each other's.
  */
 #ifndef TESTS_STAMP_H
 #define TESTS_STAMP_H
