@@ -125,14 +125,30 @@ def set_scsi_debug(**parameters):
         _put(f"/sys/module/scsi_debug/parameters/{key}", value)
 
 
-def scsi_debug(sectors, **parameters):
-    """A disk of scsi_debug: both discard and write-zeroes. All have the same size, and
-    are removed last to first."""
+def _load_scsi_debug(abilities):
+    """What its disks can do, it is told when it is loaded."""
+    wanted = {"atomic_wr": 0, "dif": 0, "dix": 0, **abilities}
+    loaded = {}
+    for key in wanted:
+        try:
+            with open(f"/sys/module/scsi_debug/parameters/{key}", encoding="ascii") as f:
+                loaded[key] = int(f.read())
+        except FileNotFoundError:
+            pass
+    if any(value != wanted[key] for key, value in loaded.items()):
+        modprobe("-r", "scsi_debug")
+    modprobe("scsi_debug", "add_host=0", "per_host_store=1", f"dev_size_mb={SCSI_MIB}",
+             "delay=0", "lbpu=1", "lbpws=1", "lbprz=1",
+             *(f"{key}={value}" for key, value in abilities.items()))
+
+
+def scsi_debug(sectors, abilities=None, **parameters):
+    """A disk of scsi_debug: both discard and write-zeroes. All have the same size and
+    abilities (atomic_wr, dif, dix), and are removed last to first."""
     if sectors > SCSI_MIB * MIB:
         raise Failure(f"scsi_debug is told to make disks of {SCSI_MIB} MiB")
     modprobe("sd_mod")
-    modprobe("scsi_debug", "add_host=0", "per_host_store=1", f"dev_size_mb={SCSI_MIB}",
-             "delay=0", "lbpu=1", "lbpws=1", "lbprz=1")
+    _load_scsi_debug(abilities or {})
 
     set_scsi_debug(**parameters)
     before = set(glob.glob("/sys/block/sd*"))

@@ -12,6 +12,9 @@ from lib.thin import Pool
 SIZE = 4 * MIB
 OURS = "its limits are its own choice"
 KINDS = ("ram", "null", "loop", "scsi", "thin")
+# What disks can do that others cannot, and a limit of linear's that shows it
+ABILITIES = {"atomic writes": ({"atomic_wr": 1}, "atomic_write_unit_max_bytes", "0"),
+             "protection information": ({"dif": 1, "dix": 1}, "integrity/format", "none")}
 COARSE = 0x10000                # blocks that one write-zeroes of a SCSI disk may have
 FINE = 0x400
 
@@ -25,6 +28,10 @@ EXPLAINED = {
     "read_ahead_kb": "the kernel raises it for the source's sake, and never lowers it",
     "fua": "a write with FUA waits for a commit, the destination's own FUA does not count",
 }
+# Protection information is made and checked by the disk's own queue, for copies and for all
+# else: a region that is copied or zeroed has none from above. What is copied is read and
+# written without a key of inline encryption.
+BELOW = ("integrity/", "crypto/")
 # None of these can be promised, whatever the destination can do.
 REFUSED = {
     "atomic_write_": "a write may be cut between regions, and is no longer one then",
@@ -33,18 +40,23 @@ REFUSED = {
 
 
 def limits(device):
-    """All that /sys/block/*/queue says."""
+    """All that /sys/block/*/queue says, and what beside it tells of integrity."""
     found = {}
-    queue = f"{device.sysfs}/queue"
-    for name in sorted(os.listdir(queue)):
-        path = f"{queue}/{name}"
-        if os.path.isfile(path):
-            try:
-                with open(path, encoding="ascii") as f:
-                    found[name] = f.read().strip()
-            except OSError as error:
-                found[name] = error.strerror
+    for folder, prefix in (("queue", ""), ("queue/crypto", "crypto/"),
+                           ("integrity", "integrity/")):
+        path = f"{device.sysfs}/{folder}"
+        for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
+            if os.path.isfile(f"{path}/{name}"):
+                found[prefix + name] = content(f"{path}/{name}")
     return found
+
+
+def content(path):
+    try:
+        with open(path, encoding="ascii") as f:
+            return f.read().strip()
+    except OSError as error:
+        return error.strerror
 
 
 def thin(t, what):
@@ -63,7 +75,7 @@ def linear_limits(t, disk):
 
 
 def is_explained(name, ours):
-    return name in EXPLAINED or any(
+    return name in EXPLAINED or name.startswith(BELOW) or any(
         name.startswith(prefix) and ours == "0" for prefix in REFUSED)
 
 
@@ -110,3 +122,28 @@ def _(t, source):
     clone.enable_hydration()
     clone.until_hydrated()
     clone.check()
+
+
+@test("over disks with {ability} a clone shows the same limits, without that, and works",
+      ours=OURS, ability=ABILITIES)
+def _(t, ability):
+    abilities, limit, without = ability
+    dest = t.disk(SIZE, "scsi", what="dest", abilities=abilities)
+    source = t.disk(SIZE, "scsi", what="source", abilities=abilities)
+    theirs = linear_limits(t, dest)
+    if theirs.get(limit, without) == without:
+        t.skip(f"this kernel's scsi_debug and linear have no {limit}")
+    clone = t.idle_clone(region=128, size=SIZE, dest=dest, source=source.fill(SOURCE))
+    must_be_same(clone, theirs)
+    if limits(clone.device)[limit] != without:
+        raise Failure(f"the clone shows {limit} too")
+    # WRITE SAME leaves the protection information of scsi_debug's blocks as it was.
+    weights = {"zero": 0, "discard": 0} if "dif" in abilities else {}
+    clone.random_io(ops=200, weights=weights).run()
+    clone.hydrate()
+    clone.check()
+    clone.reload()
+    must_be_same(clone, theirs)
+    clone.random_io(ops=100, weights=weights).run()
+    clone.deactivate()
+    clone.check_left_behind()
