@@ -86,9 +86,11 @@ check-tree:
 patch-series:
 	@scripts/make-patch-series $(TREE)
 
-# ARCHES= selects some.
-check-arch:
-	@scripts/check-arch $(ARCHES)
+# ARCHES= selects some, TESTS= other tests than the core.
+check-arch: modules tools
+	@$(PACKAGES) check
+	@+$(MAKE) --no-print-directory -C tests
+	@TESTS="$(TESTS)" scripts/check-arch $(ARCHES)
 
 check-fuzz: modules peer
 	@$(PACKAGES) check
@@ -165,7 +167,9 @@ help:
 #:                   machine; last line: N passed, N failed
 #:   make check-kernels build for Debian's kernels, 6.1, 6.12 and the newest, boot them
 #:                   and run the tests there; fetches those that are not installed
-#:   make check-arch build for arm64, armhf, i386 and s390x, and let no warning pass
+#:   make check-arch build for arm64, armhf, i386 and s390x, and let no warning pass;
+#:                   boot all but armhf, and run the core of the tests there;
+#:                   last line: N passed, N failed
 #:   make check-tools   try the tools on files, in a minute, also part of make check;
 #:                   last line: N passed, N failed
 #:   make fuzz-tools look for input that the tools cannot stand, with libFuzzer, for

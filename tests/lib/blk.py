@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import random
+import struct
 import threading
 
 from lib.errors import Failure
@@ -209,6 +210,16 @@ class Model:
         ctypes.memmove(out._now, self._now, ctypes.sizeof(self._now))
         ctypes.memmove(out._alt, self._alt, ctypes.sizeof(self._alt))
         return out
+
+    def pack(self):
+        """Its stamps as bytes, for another machine; no alternative must be left."""
+        if any(alt != NONE for alt in self._alt):
+            raise Failure("the model is not sure of all sectors")
+        return struct.pack(f"<{self.sectors}I", *self._now)
+
+    def unpack(self, packed):
+        """Expects what a model of the same size was packed with."""
+        self._now[:] = struct.unpack(f"<{self.sectors}I", packed)
 
     def set(self, sector, nr, stamp):
         lib.model_set(self._c, sector, nr, stamp)
