@@ -75,6 +75,11 @@ void linear_line(dev_t destination, uint64_t start, uint64_t length,
 		 number_text(destination, number), ULL(start));
 }
 
+const char *mapping_uuid(const struct mapping *map)
+{
+	return *map->uuid ? map->uuid : "none";
+}
+
 /* 0 if it is not known */
 static dev_t destination_of(const struct mapping *map)
 {
@@ -134,7 +139,7 @@ enum result clear_remains(const struct conf *conf, bool *live)
 	r = table_read(conf->name, &map);
 	if (r || !map.exists)
 		return r;
-	if (strcmp(map.uuid, conf->uuid))
+	if (strcmp(mapping_uuid(&map), conf->uuid))
 		return fail(BUSY,
 			    "there is another mapped device '%s' (UUID '%s'): rename it (dmsetup rename), or take another name",
 			    conf->name, map.uuid);

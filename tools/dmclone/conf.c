@@ -314,7 +314,7 @@ static int write_file(const struct conf *conf, const char *path)
 	return r;
 }
 
-static int sync_dir(const char *path)
+int conf_sync_dir(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
 
@@ -331,7 +331,7 @@ static int sync_dir(const char *path)
 static int make_conf_dir(void)
 {
 	if (!mkdir(CONF_DIR, 0755))
-		return sync_dir("/etc");
+		return conf_sync_dir("/etc");
 
 	return errno == EEXIST ? 0 : -errno;
 }
@@ -349,7 +349,7 @@ enum result conf_write(const struct conf *conf)
 	if (!r && rename(new, path))
 		r = -errno;
 	if (!r)
-		r = sync_dir(CONF_DIR);
+		r = conf_sync_dir(CONF_DIR);
 	if (r)
 		return fail_errno(r, "cannot write %s", path);
 
@@ -366,7 +366,7 @@ enum result conf_remove(const char *name)
 	unlink(path);
 
 	conf_path(path, name, SUFFIX);
-	r = unlink(path) && errno != ENOENT ? -errno : sync_dir(CONF_DIR);
+	r = unlink(path) && errno != ENOENT ? -errno : conf_sync_dir(CONF_DIR);
 	if (r)
 		return fail_errno(r, "cannot remove %s", path);
 

@@ -71,6 +71,9 @@ enum result conf_read(const char *name, struct conf *conf);
 enum result conf_write(const struct conf *conf);
 enum result conf_remove(const char *name);
 
+/* 0 or a negative errno: which files are in it is durable. */
+int conf_sync_dir(const char *path);
+
 /*
  * Call @fn for each description, in alphabetical order, until one returns
  * another result than DONE; or to the end, when the last such result is

@@ -52,6 +52,7 @@ enum result do_hydrate(const struct request *rq);
 enum result do_grow(const struct request *rq);
 enum result do_map(const struct request *rq);
 enum result do_metrics(const struct request *rq);
+enum result do_adopt(const struct request *rq);
 enum result do_remove(const struct request *rq);
 enum result do_abort(const struct request *rq);
 
@@ -87,6 +88,9 @@ void clone_line(const struct conf *conf, dev_t metadata, dev_t destination,
  */
 void linear_line(dev_t destination, uint64_t start, uint64_t length,
 		 struct target *target);
+
+/* What a description says of the UUID of its mapped device. */
+const char *mapping_uuid(const struct mapping *map);
 
 /*
  * Take the mapped device away; its destination, whatever the device has become, is

@@ -24,7 +24,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "dmclone.h"
+#include "finish.h"
 #include "metadata.h"
 #include "monitor.h"
 #include "size.h"
@@ -41,7 +41,7 @@ static enum result read_mapping(const struct conf *conf, struct mapping *map)
 {
 	enum result r = table_status(conf->name, map);
 
-	if (!r && map->exists && strcmp(map->uuid, conf->uuid))
+	if (!r && map->exists && strcmp(mapping_uuid(map), conf->uuid))
 		return fail(BUSY,
 			    "there is another mapped device '%s' (UUID '%s'): rename it first (dmsetup rename)",
 			    conf->name, map->uuid);
@@ -100,7 +100,7 @@ static enum result check_done(const struct conf *conf, const struct mapping *map
  * The kernel's own target does not tell whether it has committed.  After a flush
  * all that it has in the destination is durable, and so is the metadata.
  */
-static enum result sync_clone(const char *name, const struct mapping *map)
+enum result clone_sync(const char *name, const struct mapping *map)
 {
 	char path[PATH_MAX];
 	int fd, r = 0;
@@ -136,30 +136,17 @@ static enum result swap(const struct conf *conf, const struct mapping *map,
 	return r ? r : table_swap(conf->name);
 }
 
-static bool fstab_names(const char *name)
-{
-	FILE *file = fopen("/etc/fstab", "re");
-	char line[PATH_MAX], what[PATH_MAX], path[PATH_MAX];
-	bool found = false;
-
-	snprintf(path, sizeof(path), "/dev/mapper/%s", name);
-	while (file && !found && fgets(line, sizeof(line), file))
-		found = sscanf(line, "%4095s", what) == 1 && !strcmp(what, path);
-	if (file)
-		fclose(file);
-
-	return found;
-}
-
 static void tell(const struct conf *conf, bool mapped)
 {
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "/dev/mapper/%s", conf->name);
 	say("all of '%s' is in %s; source and metadata are not needed any more", conf->name,
 	    conf->destination);
 	if (mapped)
-		say("/dev/mapper/%s stays until it is closed or the machine is rebooted",
-		    conf->name);
-	if (fstab_names(conf->name))
-		warn("/etc/fstab names /dev/mapper/%s: let it name %s, or its UUID", conf->name,
+		say("%s stays until it is closed or the machine is rebooted", path);
+	if (file_names("/etc/fstab", path))
+		warn("/etc/fstab names %s: let it name %s, or its UUID", path,
 		     conf->destination);
 }
 
@@ -181,7 +168,7 @@ static enum result settle(struct conf *conf)
 	if (!r)
 		r = destination_look(conf, &destination);
 	if (!r && table_find(&map, "clone") && !map.suspended)
-		r = sync_clone(conf->name, &map);
+		r = clone_sync(conf->name, &map);
 	if (r)
 		return r;
 
@@ -201,6 +188,20 @@ static enum result settle(struct conf *conf)
 		device_trigger(map.number);
 
 	return DONE;
+}
+
+enum result finish_described(struct conf *conf)
+{
+	struct mapping map;
+	enum result r;
+
+	r = settle(conf);
+	if (!r)
+		r = table_read(conf->name, &map);
+	if (!r)
+		tell(conf, map.exists);
+
+	return r;
 }
 
 /*
@@ -229,25 +230,23 @@ static enum result wait_for_end(const struct request *rq, bool *gone)
 
 enum result do_finish(const struct request *rq)
 {
-	struct mapping map;
+	const char *name = rq->arguments[0];
 	struct conf conf;
 	enum result r;
 	bool gone;
 
+	if (file_names(CLONETAB, name))
+		return fail(BAD_PARAMETER,
+			    "'%s' is systemd's, by its line in " CLONETAB ": dmclone adopt %s",
+			    name, name);
 	r = wait_for_end(rq, &gone);
 	if (!r && gone)
-		say("'%s' has been finished meanwhile", rq->arguments[0]);
+		say("'%s' has been finished meanwhile", name);
 	if (r || gone)
 		return r;
-	r = read_locked(rq->arguments[0], &conf);
-	if (!r)
-		r = settle(&conf);
-	if (!r)
-		r = table_read(conf.name, &map);
-	if (!r)
-		tell(&conf, map.exists);
+	r = read_locked(name, &conf);
 
-	return r;
+	return r ? r : finish_described(&conf);
 }
 
 static enum result check_unused(const struct mapping *map, const char *name)

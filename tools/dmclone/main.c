@@ -55,6 +55,8 @@ static const struct action {
 	  "of all clones, as OpenMetrics text" },
 	{ "finish", "NAME", 1, 1, "np", do_finish,
 	  "wait, then leave the destination as a plain volume" },
+	{ "adopt", "NAME", 1, 1, "p", do_adopt,
+	  "finish a clone that systemd has made, of /etc/clonetab" },
 	{ "remove", "NAME", 1, 1, "", do_remove,
 	  "finish a clone that is done, and close it" },
 	{ "abort", "NAME", 1, 1, "f", do_abort,
@@ -107,7 +109,7 @@ static const char *const option_help =
 	"  --all                 all clones that have a description\n"
 	"  --wait-for-devices    of open: for a minute and a half, if some are not there yet\n"
 	"  --json, --watch       of status: for programs; redraw it each second\n"
-	"  --progress-json       of wait and finish: a line of JSON twice a second\n"
+	"  --progress-json       of wait, finish and adopt: a line of JSON twice a second\n"
 	"  --no-wait             of finish: fail if it is not done\n"
 	"  --zero-tail           of grow: what the rest held before is overwritten\n"
 	"  --off                 of monitor: dmeventd does not watch it any more\n"

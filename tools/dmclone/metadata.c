@@ -57,23 +57,6 @@ uint64_t metadata_recommended(const struct conf *conf)
 
 /* Making it ------------------------------------------------------------- */
 
-static int sync_dirs(void)
-{
-	static const char *const paths[] = { METADATA_DIR, "/var/lib" };
-	unsigned int i;
-	int fd, r = 0;
-
-	for (i = 0; !r && i < ARRAY_SIZE(paths); i++) {
-		fd = open(paths[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (fd < 0 || fsync(fd))
-			r = -errno;
-		if (fd >= 0)
-			close(fd);
-	}
-
-	return r;
-}
-
 /* Blocks are allocated: it cannot run out of space when it is needed. */
 enum result metadata_make_file(const struct conf *conf)
 {
@@ -89,7 +72,9 @@ enum result metadata_make_file(const struct conf *conf)
 		r = -errno;
 	close(fd);
 	if (!r)
-		r = sync_dirs();
+		r = conf_sync_dir(METADATA_DIR);
+	if (!r)
+		r = conf_sync_dir("/var/lib");
 	if (r)
 		return fail_errno(r, "cannot write %s", conf->metadata);
 

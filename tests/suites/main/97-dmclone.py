@@ -691,3 +691,70 @@ def _(t):
 
     until_it_lives(t, lambda step: vol("finish", code=None, steps=step), before, after)
     vol.reboot()
+
+
+# A clone of systemd's --------------------------------------------------------------
+
+CLONETAB = "/etc/clonetab"
+OTHERS = "# what systemd opens\nother /dev/sdx /dev/sdy /dev/sdz\n\n"
+
+
+@test("adopt, killed at any step, takes a clone over from systemd under its user, and leaves "
+      "other lines of clonetab alone", limit=300)
+def _(t):
+    vol = small_volume(t)
+    disks = vol.meta, vol.dest
+    start = [disk.image() for disk in disks]
+    line = f"{vol.name} {' '.join(vol.places)} region-size=4K\n"
+    table = f"{vol.meta.number} {vol.dest.number} {vol.source.number} 8"
+
+    def before():
+        vol.forget()
+        for disk, image in zip(disks, start):
+            disk.block.write(0, image)
+        with open(CLONETAB, "w", encoding="utf-8") as f:
+            f.write(OTHERS + line)
+        vol.model = type(vol.model)(SMALL, SOURCE)
+        # As systemd-clonesetup does it
+        dm.ioctl(dm.DEV_CREATE, vol.name)
+        dm.ioctl(dm.TABLE_LOAD, vol.name,
+                 dm.pack_table([(0, SMALL, "clone", table + " 1 no_hydration")]), targets=1)
+        dm.ioctl(dm.DEV_SUSPEND, vol.name)
+        vol.message("enable_hydration")
+        vol.put(3, 40)
+
+    def adopt(step):
+        with Block(vol.path) as user:
+            code = vol("adopt", code=None, steps=step)
+            if code == 0:
+                vol.model.check(user)
+        return code
+
+    def clonetab():
+        with open(CLONETAB, encoding="utf-8") as f:
+            return f.read()
+
+    def after(step, _):
+        if line in clonetab() and vol.meta.block.get(0, 8) == [0] * 8:
+            raise Failure(f"killed before step {step}: systemd would clone again")
+        # Nothing else is to be done before the second run, which may have nothing to do.
+        if line in clonetab() or vol.described:
+            vol("adopt")
+        finished()
+
+    def finished():
+        if clonetab() != OTHERS:
+            raise Failure(f"{CLONETAB} is {clonetab()!r}")
+        if vol.described or vol.target() != "linear" or vol.meta.block.get(0, 8) != [0] * 8:
+            raise Failure("not all of the clone is gone")
+        vol.check()
+        vol.check(vol.dest.path)
+
+    try:
+        before()
+        vol("finish", code=PARAMETER, says="dmclone adopt")
+        until_it_lives(t, adopt, before, after)
+        finished()
+        vol("adopt", code=PARAMETER, says=CLONETAB)
+    finally:
+        os.unlink(CLONETAB)

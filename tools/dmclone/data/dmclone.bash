@@ -26,6 +26,10 @@ _dmclone_words()
 	status) _dmclone_names; echo --json --watch ;;
 	wait) _dmclone_names; echo --progress-json ;;
 	finish) _dmclone_names; echo --no-wait --progress-json ;;
+	adopt)
+		[ ! -e /etc/clonetab ] || sed -n 's/^[[:space:]]*\([^#[:space:]]\+\).*/\1/p' /etc/clonetab
+		echo --progress-json
+		;;
 	rate) _dmclone_names; echo none ;;
 	hydrate)
 		[ "$position" -le 1 ] || compgen -f -- "${COMP_WORDS[COMP_CWORD]}"
@@ -45,7 +49,7 @@ _dmclone()
 	local current=${COMP_WORDS[COMP_CWORD]} words
 	if [ "$COMP_CWORD" -eq 1 ]; then
 		words="create open close status wait pause resume rate hydrate grow
-			monitor map metrics finish remove abort --help --version"
+			monitor map metrics finish adopt remove abort --help --version"
 	else
 		words=$(_dmclone_words "${COMP_WORDS[1]}" $((COMP_CWORD - 1)))
 	fi
