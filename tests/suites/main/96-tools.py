@@ -5,9 +5,11 @@ What the tools do with files alone is tested by tools/tests/run.
 """
 
 import errno
+import itertools
 import re
 import signal
 import struct
+import threading
 import time
 
 from lib import dm, kmsg, metadata, tools
@@ -93,6 +95,39 @@ def _(t):
     if not said:
         raise Missed("the metadata never stood still")
     clone.check()
+
+
+@test("live metadata that never stands still is not called damaged, even if it is", limit=90)
+def _(t):
+    tools.need(t)
+    clone = t.idle_clone(size=4 * MIB)
+    clone.deactivate()
+    meta = clone.meta
+    sb = metadata.read(meta.block)
+    tools.damage(meta, sb.root)
+    t.mapped([(0, meta.sectors, "linear", f"{meta.number} 0")])
+    meta.delay(100)                         # a superblock does not live that long
+    ended = threading.Event()
+
+    def commit():
+        for number in itertools.count():
+            sb.uuid = number.to_bytes(16, "little")
+            meta.block.write(0, sb.pack())
+            if ended.is_set():
+                return
+
+    job = t.background(commit)
+    try:
+        check = tools.check(t, meta, good=False)
+        dump = tools.run(t, "clone_dump", "--summary", "--repair", meta.path, good=False)
+    finally:
+        ended.set()
+    job.wait()
+    for done in check, dump:
+        if "changes faster" not in done.stderr:
+            raise Missed("it stood still for a moment")
+        if "wrong checksum" in done.stderr or done.stdout:
+            raise Failure(f"{done.stdout}{done.stderr}")
 
 
 @test("a device in use is not written: clone_restore, clone_repair and clone_copy refuse it")
