@@ -66,9 +66,9 @@ bool parse_size(const char *text, uint64_t *sectors);
 /* The bytes of such a unit; 0 if it is none. */
 uint64_t unit_size(char unit);
 
-/* What the library asks for a lost superblock. */
-bool parse_lost(const char *text, int *lost);
+/* What regions become of which the state is lost: the value of --lost. */
 enum { LOST_UNDECIDED, LOST_HYDRATED, LOST_UNHYDRATED };
+bool parse_lost(const char *text, int *lost);
 
 /* Say why a device or file could not be opened. */
 void say_not_opened(const char *path, int error);
