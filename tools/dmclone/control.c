@@ -14,6 +14,7 @@
 
 #include "dmclone.h"
 #include "extents.h"
+#include "ranges.h"
 #include "size.h"
 
 #define MISSING		"sectors_missing="
@@ -161,28 +162,59 @@ static enum result hydrate_files(const struct request *rq, const struct live *li
 	return r;
 }
 
+static enum result hydrate_range(const char *text, struct hydrating *h)
+{
+	uint64_t start, length;
+	enum result r = parse_range(text, &start, &length);
+
+	return r ? r : send_range(start, length, h);
+}
+
+static enum result begin(const char *name, struct live *live, struct hydrating *h)
+{
+	enum result r = live_find(name, live);
+
+	if (r)
+		return r;
+	memset(h, 0, sizeof(*h));
+	h->name = name;
+	h->target = live->target->start;
+	h->nr_sectors = live->target->length;
+
+	return DONE;
+}
+
+enum result hydrate_list(const char *name, const char *list)
+{
+	struct hydrating h;
+	struct live live;
+	enum result r = begin(name, &live, &h);
+
+	return r ? r : ranges_read(list, hydrate_extent, &h);
+}
+
 enum result do_hydrate(const struct request *rq)
 {
-	struct hydrating h = { .name = rq->arguments[0] };
-	uint64_t start, length;
+	struct hydrating h;
 	char text[SIZE_TEXT];
 	struct live live;
 	enum result r;
 
-	if (!rq->range == !rq->file || (rq->range && rq->nr > 1))
+	if (!!rq->range + rq->file + !!rq->list != 1 || (!rq->file && rq->nr > 1))
 		return fail(BAD_PARAMETER,
-			    "say what to hydrate: --range START+LENGTH, or --file PATH...");
-	r = live_find(h.name, &live);
+			    "say what to hydrate: --range START+LENGTH, --file PATH..., or --list FILE");
+	/* The list as a whole, before any of it is sent */
+	if (rq->list && ranges_read(rq->list, NULL, NULL))
+		return BAD_PARAMETER;
+	r = begin(rq->arguments[0], &live, &h);
 	if (r)
 		return r;
-	h.target = live.target->start;
-	h.nr_sectors = live.target->length;
 	if (rq->file)
 		r = hydrate_files(rq, &live, &h);
+	else if (rq->list)
+		r = ranges_read(rq->list, hydrate_extent, &h);
 	else
-		r = parse_range(rq->range, &start, &length);
-	if (!r && rq->range)
-		r = send_range(start, length, &h);
+		r = hydrate_range(rq->range, &h);
 	if (!r)
 		say("%s of it are missing", size_text(h.missing * SECTOR, text));
 

@@ -28,6 +28,7 @@
 #include "dmclone.h"
 #include "metadata.h"
 #include "monitor.h"
+#include "ranges.h"
 #include "size.h"
 #include "source.h"
 #include "thin.h"
@@ -316,6 +317,8 @@ static enum result look(struct creation *c)
 	enum result r;
 
 	r = conf_lock(name);
+	if (!r && c->rq->first)
+		r = ranges_read(c->rq->first, NULL, NULL);
 	if (!r)
 		r = look_at_description(c, name);
 	if (!r)
@@ -399,6 +402,9 @@ static void tell(const struct creation *c)
 	char text[SIZE_TEXT];
 
 	monitor_start(&c->conf);
+	if (c->rq->first && hydrate_list(name, c->rq->first))
+		warn("the clone works all the same; dmclone hydrate %s --list %s tries it again",
+		     name, c->rq->first);
 	source_skip_holes(&c->source, &c->conf);
 	say("/dev/mapper/%s is there, %s: mount and use it now", name,
 	    size_text(c->conf.size * SECTOR, text));

@@ -15,13 +15,16 @@
 #define MAX_ARGUMENTS	64
 
 struct request {
-	const char *arguments[MAX_ARGUMENTS];
+	const char *arguments[MAX_ARGUMENTS + 1];	/* the last is NULL */
 	unsigned int nr;
 
 	const char *region_size;
 	const char *rate;
 	const char *range;
 	const char *exec;
+	const char *output;
+	const char *list;		/* files of ranges, see ranges.h */
+	const char *first;
 	bool no_hydration;
 	bool hydrate_on_read;
 	bool new_destination;
@@ -49,6 +52,7 @@ enum result do_pause(const struct request *rq);
 enum result do_resume(const struct request *rq);
 enum result do_rate(const struct request *rq);
 enum result do_hydrate(const struct request *rq);
+enum result do_record(const struct request *rq);
 enum result do_grow(const struct request *rq);
 enum result do_map(const struct request *rq);
 enum result do_metrics(const struct request *rq);
@@ -112,6 +116,9 @@ enum result clear_remains(const struct conf *conf, bool *live);
  * JSON otherwise.  STOPPED if that will not come by itself.
  */
 enum result wait_until_done(const char *name, const struct request *rq);
+
+/* Have what the list names hydrated before the rest, in its order. */
+enum result hydrate_list(const char *name, const char *list);
 
 /* The rate in KiB/s, 0 for "none". */
 enum result parse_rate(const char *text, uint64_t *rate);

@@ -26,7 +26,7 @@ static const struct action {
 	enum result (*run)(const struct request *rq);
 	const char *summary;
 } actions[] = {
-	{ "create", "NAME SOURCE DESTINATION [METADATA]", 3, 4, "RNHrZfAx", do_create,
+	{ "create", "NAME SOURCE DESTINATION [METADATA]", 3, 4, "RNHrZfAx1", do_create,
 	  "make a clone, and use it at once" },
 	{ "open", "NAME | --all", 1, 1, "afW", do_open,
 	  "open a clone again, after a reboot" },
@@ -42,9 +42,11 @@ static const struct action {
 	  "copy in the background; try again what has failed" },
 	{ "rate", "NAME RATE|none", 2, 2, "", do_rate,
 	  "copy at this many bytes a second at most" },
-	{ "hydrate", "NAME --range START+LENGTH | --file PATH...", 1, MAX_ARGUMENTS, "sF",
-	  do_hydrate,
+	{ "hydrate", "NAME --range START+LENGTH | --file PATH... | --list FILE", 1,
+	  MAX_ARGUMENTS, "sFL", do_hydrate,
 	  "copy this before the rest" },
+	{ "record", "NAME -o FILE -- COMMAND [ARGUMENT...]", 2, MAX_ARGUMENTS, "o", do_record,
+	  "list what a command reads, for hydrate --list and create --first" },
 	{ "grow", "NAME", 1, 1, "z", do_grow,
 	  "use the rest of a larger destination too, at once" },
 	{ "monitor", "NAME", 1, 1, "AxO", do_monitor,
@@ -88,6 +90,9 @@ static const struct option options[] = {
 	{ "auto-finish", no_argument, NULL, 'A' },
 	{ "exec", required_argument, NULL, 'x' },
 	{ "off", no_argument, NULL, 'O' },
+	{ "output", required_argument, NULL, 'o' },
+	{ "list", required_argument, NULL, 'L' },
+	{ "first", required_argument, NULL, '1' },
 	{ "batch-mode", no_argument, NULL, 'q' },
 	{ "quiet", no_argument, NULL, 'Q' },
 	{ "help", no_argument, NULL, 'h' },
@@ -101,6 +106,7 @@ static const char *const option_help =
 	"  --no-hydration        copy nothing in the background\n"
 	"  --hydrate-on-read     keep what has been read\n"
 	"  --rate RATE           copy at this many bytes a second at most\n"
+	"  --first FILE          copy this before the rest: a list that record has made\n"
 	"  --new-destination     the destination reads as zeroes where it was never written\n"
 	"Options of create and monitor:\n"
 	"  --auto-finish         finish it as soon as all is in the destination\n"
@@ -115,6 +121,8 @@ static const char *const option_help =
 	"  --off                 of monitor: dmeventd does not watch it any more\n"
 	"  --range START+LENGTH  of hydrate: where, from the beginning of the clone\n"
 	"  --file PATH...        of hydrate: these files of a file system on the clone\n"
+	"  --list FILE           of hydrate: what a list that record has made names\n"
+	"  -o, --output FILE     of record: where the list goes\n"
 	"  --force               whatever the error says that it is for\n"
 	"  -q, --batch-mode      ask nothing\n"
 	"  --quiet               print nothing\n"
@@ -221,6 +229,15 @@ static void take_option(struct command *c, int letter)
 	case 'O':
 		rq->off = true;
 		break;
+	case 'o':
+		rq->output = optarg;
+		break;
+	case 'L':
+		rq->list = optarg;
+		break;
+	case '1':
+		rq->first = optarg;
+		break;
 	case 'z':
 		rq->zero_tail = true;
 		break;
@@ -256,7 +273,7 @@ static enum result parse(struct command *c, int argc, char **argv)
 	size_t nr = 0;
 	int letter;
 
-	while ((letter = getopt_long(argc, argv, "qh", options, NULL)) != -1) {
+	while ((letter = getopt_long(argc, argv, "qho:", options, NULL)) != -1) {
 		if (letter == '?')
 			return fail(BAD_PARAMETER, "see dmclone --help");
 		if (take_common(c, letter))

@@ -19,7 +19,7 @@ _dmclone_words()
 	create)
 		[ "$position" -le 1 ] || compgen -f -- "${COMP_WORDS[COMP_CWORD]}"
 		echo --region-size --no-hydration --hydrate-on-read --rate \
-			--new-destination --auto-finish --exec --force
+			--new-destination --auto-finish --exec --first --force
 		;;
 	open) _dmclone_names; echo --all --force --wait-for-devices ;;
 	close) _dmclone_names; echo --all ;;
@@ -34,9 +34,10 @@ _dmclone_words()
 	hydrate)
 		[ "$position" -le 1 ] || compgen -f -- "${COMP_WORDS[COMP_CWORD]}"
 		_dmclone_names
-		echo --range --file
+		echo --range --file --list
 		;;
 	monitor) _dmclone_names; echo --auto-finish --exec --off ;;
+	record) _dmclone_names; echo --output ;;
 	grow) _dmclone_names; echo --zero-tail ;;
 	abort) _dmclone_names; echo --force ;;
 	pause | resume | map | remove) _dmclone_names ;;
@@ -48,7 +49,7 @@ _dmclone()
 {
 	local current=${COMP_WORDS[COMP_CWORD]} words
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words="create open close status wait pause resume rate hydrate grow
+		words="create open close status wait pause resume rate hydrate record grow
 			monitor map metrics finish adopt remove abort --help --version"
 	else
 		words=$(_dmclone_words "${COMP_WORDS[1]}" $((COMP_CWORD - 1)))
