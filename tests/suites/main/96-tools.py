@@ -440,7 +440,8 @@ DAMAGES = {
 def _(t, damage):
     tools.need(t)
     what, options, lost = damage
-    clone = t.idle_clone(size=4 * MIB)
+    # Trees of an earlier clone would be found too, if the superblock is lost.
+    clone = t.idle_clone(size=4 * MIB, meta=t.disk(4 * MIB, fill=ZERO, what="meta"))
     if lost == "hydrated":
         some_io(clone, 100)
         clone.enable_hydration()
