@@ -126,7 +126,15 @@ bench-hydration: modules peer
 	@+$(MAKE) --no-print-directory -C tests
 	@tests/bench/hydration $(BENCH)
 
-demo: modules
+# A run that fails leaves the picture as it is.
+demo-picture: modules tools
+	@$(PACKAGES) demo
+	@mkdir -p build/demo
+	tests/demo/host >build/demo/text
+	tests/demo/picture <build/demo/text >build/demo/picture.svg
+	mv build/demo/picture.svg Documentation/dmclone.svg
+
+demo: modules tools
 	@$(PACKAGES) demo
 	@tests/demo/host $(if $(IMAGE),--image "$(IMAGE)") $(if $(REGION),--region $(REGION)) $(if $(DELAY),--delay $(DELAY))
 
@@ -146,6 +154,7 @@ help:
 #: Targets:
 #:   make demo       a file system of real files, from a slow remote source, is cloned,
 #:                   mounted at once and copied while in use, in a virtual machine
+#:   make demo-picture   the picture of the demo in the README, from a run of it
 #:   make            build dm-clone.ko for the running kernel or, where that has
 #:                   no headers, the newest kernel installed
 #:   make install    install the module (as root) and tell what modprobe will load
@@ -219,4 +228,4 @@ help:
 
 .PHONY: all modules peer install tools install-tools check check-tools fuzz-tools \
 	check-kernels check-arch check-install deb check-deb check-tree patch-series style soak \
-	check-fuzz check-crash check-debug bench bench-hydration demo shell clean help
+	check-fuzz check-crash check-debug bench bench-hydration demo demo-picture shell clean help

@@ -231,8 +231,8 @@ static enum result look_at_metadata(struct creation *c)
 		return fail(BUSY,
 			    "%s exists, from a clone '%s' that has no description: if that is not needed any more, remove the file",
 			    c->conf.metadata, c->conf.name);
-	say("the metadata goes to %s (%s): it must outlive reboots, as must the destination",
-	    c->conf.metadata, size_text(metadata_recommended(&c->conf), size));
+	say("metadata: %s (%s), which must outlive reboots", c->conf.metadata,
+	    size_text(metadata_recommended(&c->conf), size));
 
 	return DONE;
 }

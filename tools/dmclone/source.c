@@ -124,15 +124,35 @@ static enum result hash_part(const struct source *source, gcry_md_hd_t digest,
 	return DONE;
 }
 
+/*
+ * Where the samples are, in bytes: first, last and random MiB.  A slow source is
+ * asked for all of them at once: one after the other its delays would add up.
+ */
+static unsigned int choose_parts(const struct source *source, uint64_t seed,
+				 uint64_t offsets[RANDOM_PARTS + 2])
+{
+	uint64_t parts = (source->dev.bytes + MIB - 1) / MIB;
+	unsigned int nr = 0, i;
+
+	offsets[nr++] = 0;
+	offsets[nr++] = (parts - 1) * MIB;
+	while (parts > 2 && nr < RANDOM_PARTS + 2)
+		offsets[nr++] = next_random(&seed) % parts * MIB;
+	for (i = 0; i < nr; i++)
+		posix_fadvise(source->attached.fd, offsets[i], MIB, POSIX_FADV_WILLNEED);
+
+	return nr;
+}
+
 /* "sha256:SEED:DIGEST"; the size is part of it too. */
 static enum result hash(const struct source *source, uint64_t seed, char *text)
 {
-	uint64_t parts = (source->dev.bytes + MIB - 1) / MIB, state = seed;
+	uint64_t offsets[RANDOM_PARTS + 2];
 	uint8_t *buf = malloc(MIB);
 	const uint8_t *bytes;
 	gcry_md_hd_t digest;
-	enum result r;
-	unsigned int i;
+	enum result r = DONE;
+	unsigned int i, nr;
 
 	/* The library is to be asked for its version before anything else. */
 	gcry_check_version(NULL);
@@ -140,11 +160,9 @@ static enum result hash(const struct source *source, uint64_t seed, char *text)
 		free(buf);
 		return out_of_memory();
 	}
-	r = hash_part(source, digest, buf, 0);
-	if (!r)
-		r = hash_part(source, digest, buf, (parts - 1) * MIB);
-	for (i = 0; !r && i < RANDOM_PARTS && parts > 2; i++)
-		r = hash_part(source, digest, buf, next_random(&state) % parts * MIB);
+	nr = choose_parts(source, seed, offsets);
+	for (i = 0; !r && i < nr; i++)
+		r = hash_part(source, digest, buf, offsets[i]);
 	free(buf);
 
 	text += sprintf(text, "sha256:%016llx:", ULL(seed));
