@@ -155,7 +155,7 @@ def _(t):
     for name, target in (("disk", "local-fs"), ("net", "remote-fs"), ("done", "local-fs")):
         unit = f"dmclone@t\\x2d{name}.service"
         expected[f"{target}.target.wants/{unit}"] = service
-        expected[f"dev-mapper-t\\x2d{name}.device.requires/{unit}"] = service
+        expected[f"dev-mapper-t\\x2d{name}.device.wants/{unit}"] = service
         order = f"Before={target}-pre.target\n"
         if name == "net":
             order = ("Wants=network-online.target\nAfter=network-online.target\n" + order)
