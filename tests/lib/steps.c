@@ -5,7 +5,8 @@
  * Kill a program before its Nth step, where a step is a call that changes
  * something that outlives the program: to be preloaded, with KILL_AT=N.
  *
- * Between two such calls it does not matter when a program is killed.
+ * Between two such calls it does not matter when a program is killed.  Programs
+ * that it starts are one step each, and are left alone.
  */
 
 #define _GNU_SOURCE
@@ -21,12 +22,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static int kill_at;
+
+__attribute__((constructor)) static void init(void)
+{
+	const char *at = getenv("KILL_AT");
+
+	kill_at = at ? atoi(at) : 0;
+	unsetenv("LD_PRELOAD");
+}
+
 static void step(void)
 {
 	static int nr;
-	const char *at = getenv("KILL_AT");
 
-	if (at && ++nr == atoi(at))
+	if (++nr == kill_at)
 		kill(getpid(), SIGKILL);
 }
 
@@ -35,6 +45,7 @@ static bool changes(unsigned long request)
 	switch (request) {
 	case DM_DEV_CREATE:
 	case DM_DEV_REMOVE:
+	case DM_DEV_RENAME:
 	case DM_DEV_SUSPEND:
 	case DM_TABLE_LOAD:
 	case DM_TABLE_CLEAR:
@@ -62,6 +73,17 @@ int ioctl(int fd, unsigned long request, ...)
 		step();
 
 	return real(fd, request, arg);
+}
+
+pid_t fork(void)
+{
+	static pid_t (*real)(void);
+
+	if (!real)
+		real = dlsym(RTLD_NEXT, "fork");
+	step();
+
+	return real();
 }
 
 int fsync(int fd)

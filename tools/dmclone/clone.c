@@ -130,6 +130,14 @@ enum result destination_look(const struct conf *conf, struct device *dev)
 	return device_check_writable(dev);
 }
 
+bool mapping_is_of(const struct mapping *map, const struct conf *conf)
+{
+	if (*conf->lv)
+		return !*map->uuid || !strcmp(map->uuid, conf->destination_identity);
+
+	return !strcmp(mapping_uuid(map), conf->uuid);
+}
+
 enum result clear_remains(const struct conf *conf, bool *live)
 {
 	struct mapping map;
@@ -139,7 +147,7 @@ enum result clear_remains(const struct conf *conf, bool *live)
 	r = table_read(conf->name, &map);
 	if (r || !map.exists)
 		return r;
-	if (strcmp(mapping_uuid(&map), conf->uuid))
+	if (!mapping_is_of(&map, conf))
 		return fail(BUSY,
 			    "there is another mapped device '%s' (UUID '%s'): rename it (dmsetup rename), or take another name",
 			    conf->name, map.uuid);

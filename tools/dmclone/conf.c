@@ -45,7 +45,7 @@ static const struct field {
 	size_t offset;
 } fields[] = {
 	{ "state", STATE, true, FIELD(state) },
-	{ "uuid", NAME, true, FIELD(uuid) },
+	{ "uuid", NAME, false, FIELD(uuid) },
 	{ "source", PATH, true, FIELD(source) },
 	{ "source-size", NUMBER, true, FIELD(source_size) },
 	{ "source-identity", IDENTITY, false, FIELD(source_identity) },
@@ -54,6 +54,7 @@ static const struct field {
 	{ "destination-size", NUMBER, true, FIELD(destination_size) },
 	{ "destination-identity", IDENTITY, false, FIELD(destination_identity) },
 	{ "metadata", PATH, true, FIELD(metadata) },
+	{ "lv", IDENTITY, false, FIELD(lv) },
 	{ "size", NUMBER, true, FIELD(size) },
 	{ "tail", NUMBER, false, FIELD(tail) },
 	{ "region-size", NUMBER, true, FIELD(region_size) },
@@ -205,7 +206,7 @@ static bool is_sane(const struct conf *conf)
 {
 	uint64_t r = conf->region_size;
 
-	return conf->size && r && !(r & (r - 1)) &&
+	return !*conf->uuid == !!*conf->lv && conf->size && r && !(r & (r - 1)) &&
 	       conf->size <= conf->source_size / 512 &&
 	       conf->size <= conf->destination_size / 512;
 }
@@ -234,7 +235,7 @@ static enum result read_lines(struct conf *conf, FILE *file, const char *path)
 			r = fail(BAD_PARAMETER, "%s says nothing of '%s'", path,
 				 fields[i].key);
 	if (r == DONE && (!version_seen || !is_sane(conf)))
-		r = fail(BAD_PARAMETER, "%s: version and sizes do not fit together",
+		r = fail(BAD_PARAMETER, "%s: version, UUID and sizes do not fit together",
 			 path);
 
 	return r;

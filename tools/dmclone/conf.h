@@ -32,7 +32,7 @@ extern const char *const state_names[];
 struct conf {
 	char name[NAME_LENGTH];
 	uint64_t state;
-	char uuid[NAME_LENGTH];			/* of the mapped device */
+	char uuid[NAME_LENGTH];			/* of the mapped device; none with lv */
 
 	char source[PATH_MAX];			/* device, file or NBD URI */
 	uint64_t source_size;			/* bytes */
@@ -44,6 +44,8 @@ struct conf {
 	char destination_identity[IDENTITY_TEXT];	/* of the disk, not its content */
 
 	char metadata[PATH_MAX];		/* device, or a file of ours */
+
+	char lv[IDENTITY_TEXT];			/* VG/NAME that it becomes, see lvm.c */
 
 	uint64_t size;				/* sectors, of the clone */
 	uint64_t tail;				/* sectors after it, see grow.c */

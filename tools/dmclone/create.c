@@ -158,23 +158,32 @@ static enum result check_region_size(const struct creation *c)
 	return DONE;
 }
 
+enum result take_region_size(const struct request *rq, uint64_t sectors, uint64_t *size)
+{
+	uint64_t bytes;
+
+	if (rq->region_size) {
+		if (!size_parse(rq->region_size, &bytes))
+			return fail(BAD_PARAMETER, "'%s' is no size", rq->region_size);
+		*size = bytes % SECTOR ? 0 : bytes / SECTOR;
+		return DONE;
+	}
+	*size = SMALLEST_REGION;
+	while (*size < LARGEST_REGION && sectors / *size > MANY_REGIONS)
+		*size *= 2;
+
+	return DONE;
+}
+
 static enum result choose_region_size(struct creation *c)
 {
-	uint64_t *size = &c->conf.region_size, bytes;
+	uint64_t *size = &c->conf.region_size;
 	char text[SIZE_TEXT];
+	enum result r;
 
-	if (c->rq->region_size) {
-		if (!size_parse(c->rq->region_size, &bytes))
-			return fail(BAD_PARAMETER, "'%s' is no size", c->rq->region_size);
-		*size = bytes / SECTOR;
-		if (bytes % SECTOR)
-			*size = 0;
-		return check_region_size(c);
-	}
-
-	*size = SMALLEST_REGION;
-	while (*size < LARGEST_REGION && c->conf.size / *size > MANY_REGIONS)
-		*size *= 2;
+	r = take_region_size(c->rq, c->conf.size, size);
+	if (r || c->rq->region_size)
+		return r ? r : check_region_size(c);
 	say("region size %s: %s", size_text(*size * SECTOR, text),
 	    *size == SMALLEST_REGION ?
 	    "the block size of most file systems, so few writes need a copy" :
@@ -277,7 +286,11 @@ static enum result take_request(struct creation *c)
 	    conf_take_monitor(conf, rq->auto_finish, rq->exec))
 		return BAD_PARAMETER;
 
-	return make_uuid(conf);
+	if (!rq->lv)
+		return make_uuid(conf);
+	snprintf(conf->lv, sizeof(conf->lv), "%s", rq->lv);
+
+	return DONE;
 }
 
 static enum result look_at_devices(struct creation *c)
@@ -423,7 +436,8 @@ enum result do_create(const struct request *rq)
 	enum result r;
 
 	r = look(&c);
-	if (!r && !c.again)
+	/* A logical volume of ours is new. */
+	if (!r && !c.again && !rq->lv)
 		r = ask("What is on %s (%s) will be overwritten", c.destination.path,
 			size_text(c.destination.bytes, size));
 	if (!r)

@@ -25,6 +25,9 @@ struct request {
 	const char *output;
 	const char *list;		/* files of ranges, see ranges.h */
 	const char *first;
+	const char *from;
+	const char *thinpool;
+	const char *lv;			/* that create is to end as; of do_lvm() */
 	bool no_hydration;
 	bool hydrate_on_read;
 	bool new_destination;
@@ -43,6 +46,7 @@ struct request {
 };
 
 enum result do_create(const struct request *rq);
+enum result do_lvm(const struct request *rq);
 enum result do_open(const struct request *rq);
 enum result do_close(const struct request *rq);
 enum result do_status(const struct request *rq);
@@ -119,6 +123,12 @@ enum result wait_until_done(const char *name, const struct request *rq);
 
 /* Have what the list names hydrated before the rest, in its order. */
 enum result hydrate_list(const char *name, const char *list);
+
+/* In sectors: what was asked for, or what suits a volume of that many sectors. */
+enum result take_region_size(const struct request *rq, uint64_t sectors, uint64_t *size);
+
+/* Is that the mapped device of the clone, or what it has become? */
+bool mapping_is_of(const struct mapping *map, const struct conf *conf);
 
 /* The rate in KiB/s, 0 for "none". */
 enum result parse_rate(const char *text, uint64_t *rate);

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "finish.h"
+#include "lvm.h"
 #include "metadata.h"
 #include "monitor.h"
 #include "size.h"
@@ -41,7 +42,7 @@ static enum result read_mapping(const struct conf *conf, struct mapping *map)
 {
 	enum result r = table_status(conf->name, map);
 
-	if (!r && map->exists && strcmp(mapping_uuid(map), conf->uuid))
+	if (!r && map->exists && !mapping_is_of(map, conf))
 		return fail(BUSY,
 			    "there is another mapped device '%s' (UUID '%s'): rename it first (dmsetup rename)",
 			    conf->name, map->uuid);
@@ -140,6 +141,11 @@ static void tell(const struct conf *conf, bool mapped)
 {
 	char path[PATH_MAX];
 
+	if (*conf->lv) {
+		say("/dev/%s is a logical volume as others are; the source is not needed any more",
+		    conf->lv);
+		return;
+	}
 	snprintf(path, sizeof(path), "/dev/mapper/%s", conf->name);
 	say("all of '%s' is in %s; source and metadata are not needed any more", conf->name,
 	    conf->destination);
@@ -150,14 +156,28 @@ static void tell(const struct conf *conf, bool mapped)
 		     conf->destination);
 }
 
+static enum result end(const struct conf *conf, const struct mapping *map,
+		       const struct device *destination)
+{
+	enum result r;
+
+	if (*conf->lv)
+		return lvm_end(conf);
+	r = swap(conf, map, destination);
+
+	return r ? r : metadata_discard(conf);
+}
+
 /* From a clone that is done to none */
 static enum result settle(struct conf *conf)
 {
-	struct device destination;
+	struct device destination = { .number = 0 };
 	struct mapping map;
 	enum result r;
 
 	r = read_mapping(conf, &map);
+	if (!r && *conf->lv && !map.live && conf->state == LIVE)
+		r = lvm_activate(conf);
 	/* I/O waits there, and so would we.  A swap of ours waits for the rest of it. */
 	if (!r && map.suspended && conf->state != COMPLETE)
 		r = fail(BUSY,
@@ -165,7 +185,8 @@ static enum result settle(struct conf *conf)
 			 conf->name, conf->name, conf->name);
 	if (!r)
 		r = check_done(conf, &map);
-	if (!r)
+	/* A logical volume may have the other name already. */
+	if (!r && (!*conf->lv || conf->state == LIVE))
 		r = destination_look(conf, &destination);
 	if (!r && table_find(&map, "clone") && !map.suspended)
 		r = clone_sync(conf->name, &map);
@@ -175,15 +196,14 @@ static enum result settle(struct conf *conf)
 	conf->state = COMPLETE;
 	r = conf_write(conf);
 	if (!r)
-		r = swap(conf, &map, &destination);
-	if (!r)
-		r = metadata_discard(conf);
+		r = end(conf, &map, &destination);
 	if (!r)
 		r = conf_remove(conf->name);
 	if (r)
 		return r;
 	monitor_stop(conf);
-	device_release(destination.number);
+	if (!*conf->lv)
+		device_release(destination.number);
 	if (map.live)
 		device_trigger(map.number);
 
@@ -271,9 +291,11 @@ enum result do_remove(const struct request *rq)
 		r = check_unused(&map, conf.name);
 	if (!r)
 		r = settle(&conf);
-	if (!r && map.live)
+	if (!r && map.live && !*conf.lv)
 		r = take_away(conf.name);
-	if (!r)
+	if (!r && *conf.lv)
+		tell(&conf, false);
+	else if (!r)
 		say("all of '%s' is in %s, and the clone is gone", conf.name, conf.destination);
 
 	return r;
@@ -348,7 +370,7 @@ static enum result give_up(struct conf *conf, const struct mapping *map)
 	if (!r && map->exists)
 		r = table_remove(conf->name);
 	if (!r)
-		r = metadata_discard(conf);
+		r = *conf->lv ? lvm_remove(conf) : metadata_discard(conf);
 
 	return r ? r : conf_remove(conf->name);
 }
@@ -365,6 +387,8 @@ enum result do_abort(const struct request *rq)
 		r = read_mapping(&conf, &map);
 	if (!r)
 		r = check_unused(&map, conf.name);
+	if (!r && *conf.lv && !map.live && conf.state == LIVE && !rq->force)
+		r = lvm_activate(&conf);
 	if (!r)
 		r = check_losses(&conf, &map, rq);
 	if (!r)
@@ -376,6 +400,8 @@ enum result do_abort(const struct request *rq)
 		return r;
 
 	say("'%s' is gone, and the source is as it was", conf.name);
+	if (*conf.lv)
+		return DONE;
 	say("%s holds parts of it: wipefs -a it, before they are taken for the whole",
 	    conf.destination);
 	if (!device_look(conf.destination, "destination", &destination))

@@ -13,6 +13,7 @@
 
 #include "attach.h"
 #include "dmclone.h"
+#include "lvm.h"
 
 #ifndef VERSION
 #define VERSION "?"
@@ -28,6 +29,8 @@ static const struct action {
 } actions[] = {
 	{ "create", "NAME SOURCE DESTINATION [METADATA]", 3, 4, "RNHrZfAx1", do_create,
 	  "make a clone, and use it at once" },
+	{ "lvm", "VG/LV --from SOURCE", 1, 1, "STRNHrf", do_lvm,
+	  "make a clone that becomes a logical volume" },
 	{ "open", "NAME | --all", 1, 1, "afW", do_open,
 	  "open a clone again, after a reboot" },
 	{ "close", "NAME | --all", 1, 1, "a", do_close,
@@ -76,6 +79,8 @@ static const struct option options[] = {
 	{ "no-hydration", no_argument, NULL, 'N' },
 	{ "hydrate-on-read", no_argument, NULL, 'H' },
 	{ "rate", required_argument, NULL, 'r' },
+	{ "from", required_argument, NULL, 'S' },
+	{ "thinpool", required_argument, NULL, 'T' },
 	{ "new-destination", no_argument, NULL, 'Z' },
 	{ "all", no_argument, NULL, 'a' },
 	{ "force", no_argument, NULL, 'f' },
@@ -101,13 +106,16 @@ static const struct option options[] = {
 };
 
 static const char *const option_help =
-	"Options of create:\n"
+	"Options of create and lvm:\n"
 	"  --region-size SIZE    a power of two from 4k; otherwise what suits the volume\n"
 	"  --no-hydration        copy nothing in the background\n"
 	"  --hydrate-on-read     keep what has been read\n"
 	"  --rate RATE           copy at this many bytes a second at most\n"
 	"  --first FILE          copy this before the rest: a list that record has made\n"
-	"  --new-destination     the destination reads as zeroes where it was never written\n"
+	"  --new-destination     the destination reads as zeroes where it was never written;\n"
+	"                        not of lvm\n"
+	"  --from SOURCE         of lvm: what to clone\n"
+	"  --thinpool POOL       of lvm: make a thin volume, in that pool of the group\n"
 	"Options of create and monitor:\n"
 	"  --auto-finish         finish it as soon as all is in the destination\n"
 	"  --exec COMMAND        for the shell, when hydration or metadata fails\n"
@@ -129,6 +137,7 @@ static const char *const option_help =
 	"  --help, --version\n"
 	"Sizes and rates are numbers with a unit as for lvm2: b s k m g t p e, s is\n"
 	"512 bytes, the others are powers of 1024; MiB without one.\n"
+	"NAME may also be that of a logical volume, VG/LV.\n"
 	"SOURCE is a device, an image file, nbd://HOST[:PORT]/EXPORT or\n"
 	"nbd+unix:///EXPORT?socket=PATH.\n"
 	"Exit codes: 1 wrong parameters, 2 no permission, 3 out of memory, 4 wrong\n"
@@ -189,6 +198,12 @@ static void take_option(struct command *c, int letter)
 		break;
 	case 's':
 		rq->range = optarg;
+		break;
+	case 'S':
+		rq->from = optarg;
+		break;
+	case 'T':
+		rq->thinpool = optarg;
 		break;
 	case 'N':
 		rq->no_hydration = true;
@@ -291,6 +306,21 @@ static enum result parse(struct command *c, int argc, char **argv)
 	return DONE;
 }
 
+/* A clone that becomes a logical volume may be named by that. */
+static enum result take_name(struct request *rq, const struct action *action)
+{
+	static char name[NAME_LENGTH];
+	enum result r;
+
+	if (!rq->nr || action->run == do_create || action->run == do_lvm ||
+	    !strchr(rq->arguments[0], '/'))
+		return DONE;
+	r = lvm_mapped_name(rq->arguments[0], name);
+	rq->arguments[0] = name;
+
+	return r;
+}
+
 /* The first argument is the action's name. */
 static enum result check(struct command *c, const struct action *action)
 {
@@ -307,7 +337,7 @@ static enum result check(struct command *c, const struct action *action)
 		return fail(BAD_PARAMETER, "it is: dmclone %s %s", action->name,
 			    action->arguments);
 
-	return DONE;
+	return take_name(rq, action);
 }
 
 static enum result run(struct command *c)

@@ -93,11 +93,17 @@ static enum result start_watch(const char *name)
 	return DONE;
 }
 
+/* dmeventd (of lvm2 2.03.16) dies of a device without a UUID. */
+static bool can_be_watched(const struct conf *conf)
+{
+	return conf->monitor && !*conf->lv;
+}
+
 void monitor_start(const struct conf *conf)
 {
 	bool needed = conf->auto_finish || *conf->on_trouble;
 
-	if (conf->monitor && (needed || daemon_runs()))
+	if (can_be_watched(conf) && (needed || daemon_runs()))
 		start_watch(conf->name);
 }
 
@@ -106,7 +112,7 @@ void monitor_stop(const struct conf *conf)
 	char plugin[PATH_MAX];
 
 	/* dmeventd forgets by itself, but later, devices that are gone. */
-	if (conf->monitor && daemon_runs() && find_plugin(plugin))
+	if (can_be_watched(conf) && daemon_runs() && find_plugin(plugin))
 		change(conf->name, plugin, false);
 }
 
@@ -136,6 +142,21 @@ static enum result describe(const struct request *rq)
 	return conf_write(&conf);
 }
 
+/* See can_be_watched(). */
+static enum result refuse_to_watch(const char *name)
+{
+	struct conf conf;
+
+	if (conf_exists(name) && !conf_read(name, &conf) && *conf.lv)
+		return fail(BAD_DEVICE,
+			    "'%s' has no UUID, by which dmeventd knows devices, until it is the logical volume %s: dmclone wait %s",
+			    name, conf.lv, conf.lv);
+
+	return fail(BAD_DEVICE,
+		    "'%s' has no UUID, by which dmeventd knows devices: give it one, dmsetup rename %s --setuuid UUID",
+		    name, name);
+}
+
 enum result do_monitor(const struct request *rq)
 {
 	const char *name = rq->arguments[0];
@@ -152,11 +173,8 @@ enum result do_monitor(const struct request *rq)
 		r = describe(rq);
 	if (r)
 		return r;
-	/* dmeventd (of lvm2 2.03.16) dies of such a device. */
-	if (!rq->off && !*live.map.uuid)
-		return fail(BAD_DEVICE,
-			    "'%s' has no UUID, by which dmeventd knows devices: give it one, dmsetup rename %s --setuuid UUID",
-			    name, name);
+	if (!*live.map.uuid)
+		return refuse_to_watch(name);
 	if (!rq->off)
 		return start_watch(name);
 	if (daemon_runs() && find_plugin(plugin))

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "dmclone.h"
+#include "lvm.h"
 #include "metadata.h"
 #include "monitor.h"
 #include "source.h"
@@ -40,6 +41,19 @@ static void await(struct opening *o, const char *path)
 		sleep(1);
 		o->patience--;
 	}
+}
+
+/* So may what they lie on. */
+static enum result await_volumes(struct opening *o)
+{
+	enum result r;
+
+	while ((r = lvm_activate(&o->conf)) == BAD_DEVICE && o->patience > 0) {
+		sleep(2);
+		o->patience -= 2;
+	}
+
+	return r;
 }
 
 /* A server may come later than the network. */
@@ -147,6 +161,29 @@ static enum result open_clone(struct opening *o)
 	return DONE;
 }
 
+/* A logical volume comes to its end: LVM opens it from now on. */
+static enum result open_lv(struct opening *o)
+{
+	const struct conf *conf = &o->conf;
+	enum result r;
+
+	while ((r = lvm_end(conf)) == BAD_DEVICE && o->patience > 0) {
+		sleep(2);
+		o->patience -= 2;
+	}
+	if (!r)
+		r = conf_remove(conf->name);
+	if (!r)
+		say("/dev/%s is there, a logical volume as others are", conf->lv);
+
+	return r;
+}
+
+static enum result open_complete(struct opening *o)
+{
+	return *o->conf.lv ? open_lv(o) : open_linear(&o->conf, &o->destination);
+}
+
 static enum result open_live(struct opening *o)
 {
 	bool complete;
@@ -161,7 +198,7 @@ static enum result open_live(struct opening *o)
 	o->conf.state = COMPLETE;
 	r = conf_write(&o->conf);
 
-	return r ? r : open_linear(&o->conf, &o->destination);
+	return r ? r : open_complete(o);
 }
 
 static enum result check_state(const struct conf *conf)
@@ -187,6 +224,8 @@ static enum result open_described(struct opening *o)
 	bool live;
 
 	r = check_state(conf);
+	if (!r && *conf->lv && conf->state == COMPLETE)
+		return open_lv(o);
 	if (!r)
 		r = clear_remains(conf, &live);
 	if (r)
@@ -195,6 +234,11 @@ static enum result open_described(struct opening *o)
 		say("'%s' is open already", conf->name);
 		return DONE;
 	}
+	if (*conf->lv) {
+		r = await_volumes(o);
+		if (r)
+			return r;
+	}
 	await(o, conf->destination);
 	r = destination_look(conf, &o->destination);
 	if (!r)
@@ -202,7 +246,7 @@ static enum result open_described(struct opening *o)
 	if (r)
 		return r;
 
-	return conf->state == COMPLETE ? open_linear(conf, &o->destination) : open_live(o);
+	return conf->state == COMPLETE ? open_complete(o) : open_live(o);
 }
 
 static enum result open_one(const struct conf *conf, void *context)
@@ -250,21 +294,25 @@ enum result do_open(const struct request *rq)
 
 /* Closing --------------------------------------------------------------- */
 
+/* It need not have a description any more. */
 static enum result close_one(const char *name)
 {
+	struct conf conf = { .state = LIVE };
 	struct mapping map;
-	struct conf conf;
 	enum result r;
 
 	r = conf_lock(name);
 	if (!r)
 		r = table_read(name, &map);
+	if (!r && conf_exists(name))
+		r = conf_read(name, &conf);
 	if (r)
 		return r;
 	if (!map.exists)
 		return conf_exists(name) ? DONE :
 		       fail(BAD_PARAMETER, "there is no clone '%s'", name);
-	if (strncmp(map.uuid, UUID_PREFIX, strlen(UUID_PREFIX)))
+	if (strncmp(map.uuid, UUID_PREFIX, strlen(UUID_PREFIX)) &&
+	    !(*conf.lv && !*map.uuid))
 		return fail(BAD_PARAMETER,
 			    "'%s' was not made by dmclone (UUID '%s'): dmsetup remove %s",
 			    name, map.uuid, name);
@@ -272,10 +320,12 @@ static enum result close_one(const char *name)
 		return fail(BUSY,
 			    "/dev/mapper/%s is in use: unmount it, or take away what lies on it",
 			    name);
-	if (conf_exists(name) && !conf_read(name, &conf))
-		monitor_stop(&conf);
+	monitor_stop(&conf);
+	r = take_away(name);
+	if (!r && *conf.lv)
+		lvm_deactivate(&conf);
 
-	return take_away(name);
+	return r;
 }
 
 static enum result close_described(const struct conf *conf, void *context)

@@ -308,9 +308,29 @@ enum result table_resume(const char *name)
 	return simple_task(DM_DEVICE_RESUME, name, true, "resume");
 }
 
+enum result table_clear(const char *name)
+{
+	return simple_task(DM_DEVICE_CLEAR, name, false, "clear");
+}
+
 enum result table_remove(const char *name)
 {
 	return simple_task(DM_DEVICE_REMOVE, name, true, "remove");
+}
+
+enum result table_set_uuid(const char *name, const char *uuid)
+{
+	struct dm_task *task = new_task(DM_DEVICE_RENAME, name);
+	int r = -ENOMEM;
+
+	if (task && dm_task_set_newuuid(task, uuid))
+		r = run_task(task, true);
+	if (task)
+		dm_task_destroy(task);
+	if (r)
+		return fail_errno(r, "cannot give '%s' the UUID '%s'", name, uuid);
+
+	return DONE;
 }
 
 enum result table_swap(const char *name)

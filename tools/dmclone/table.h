@@ -13,7 +13,7 @@
 #include "conf.h"
 #include "report.h"
 
-#define MAX_TARGETS	16
+#define MAX_TARGETS	256		/* a logical volume may have many segments */
 #define MAX_PARAMS	512
 
 struct target {
@@ -55,7 +55,13 @@ enum result table_load(const char *name, const struct target *targets,
 /* Put the loaded table to use, under whoever uses the device. */
 enum result table_swap(const char *name);
 enum result table_resume(const char *name);
+
+/* Forget a table that was loaded and is not in use. */
+enum result table_clear(const char *name);
 enum result table_remove(const char *name);
+
+/* Of a device that has none. */
+enum result table_set_uuid(const char *name, const char *uuid);
 
 /* @reply may be NULL; it is empty if the target has none. */
 enum result table_message(const char *name, uint64_t sector, const char *message,

@@ -29,7 +29,15 @@ struct event {
 	char backing[PATH_MAX];		/* of a loop device, or of NBD */
 	const char *role;		/* what has been found */
 	char name[NAME_LENGTH];
+	char lv[IDENTITY_TEXT];
 };
+
+static const char *variable(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value ? value : "";
+}
 
 static bool has_link(const char *links, const char *path)
 {
@@ -58,11 +66,19 @@ static bool is_named(const struct event *event, const char *path)
 	       (st.st_rdev == event->number || st.st_rdev == event->whole);
 }
 
+/* A clone that becomes a logical volume has no UUID by which the rule would know it. */
+static bool is_lv(const struct conf *conf)
+{
+	return *conf->lv && !*variable("DM_UUID") && !strcmp(variable("DM_NAME"), conf->name);
+}
+
 static enum result match(const struct conf *conf, void *context)
 {
 	struct event *event = context;
 
-	if (is_named(event, conf->destination))
+	if (is_lv(conf))
+		event->role = "clone";
+	else if (is_named(event, conf->destination))
 		event->role = "destination";
 	else if (is_named(event, conf->metadata))
 		event->role = "metadata";
@@ -71,6 +87,7 @@ static enum result match(const struct conf *conf, void *context)
 	else
 		return DONE;
 	strcpy(event->name, conf->name);
+	strcpy(event->lv, conf->lv);
 
 	/* That's enough. */
 	return BUSY;
@@ -98,13 +115,6 @@ static void print_links(char *links)
 	putchar('\n');
 }
 
-static const char *variable(const char *name)
-{
-	const char *value = getenv(name);
-
-	return value ? value : "";
-}
-
 enum result do_udev(const struct request *rq)
 {
 	struct event event = {
@@ -122,6 +132,10 @@ enum result do_udev(const struct request *rq)
 		return DONE;
 
 	printf("DMCLONE_NAME=%s\nDMCLONE_ROLE=%s\n", event.name, event.role);
+	if (!strcmp(event.role, "clone")) {
+		printf("DMCLONE_LINKS=%s\n", event.lv);
+		return DONE;
+	}
 	links = strdup(event.links);
 	if (!links)
 		return out_of_memory();

@@ -21,6 +21,10 @@ _dmclone_words()
 		echo --region-size --no-hydration --hydrate-on-read --rate \
 			--new-destination --auto-finish --exec --first --force
 		;;
+	lvm)
+		echo --from --thinpool --region-size --no-hydration --hydrate-on-read --rate \
+			--force
+		;;
 	open) _dmclone_names; echo --all --force --wait-for-devices ;;
 	close) _dmclone_names; echo --all ;;
 	status) _dmclone_names; echo --json --watch ;;
@@ -49,7 +53,7 @@ _dmclone()
 {
 	local current=${COMP_WORDS[COMP_CWORD]} words
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words="create open close status wait pause resume rate hydrate record grow
+		words="create lvm open close status wait pause resume rate hydrate record grow
 			monitor map metrics finish adopt remove abort --help --version"
 	else
 		words=$(_dmclone_words "${COMP_WORDS[1]}" $((COMP_CWORD - 1)))
