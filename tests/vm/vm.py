@@ -139,6 +139,9 @@ def parse_arguments(arguments):
         help="auto ($VM_ACCEL): KVM where a short probe shows that it works")
     add("-i", "--interactive", action="store_true",
         help="give the COMMAND a terminal; it is a shell if there is none")
+    add("--init", action="store_true",
+        help="the COMMAND is the machine's first process; its exit status, or that of what it "
+             "becomes, is what is written to /run/vm/exit")
     add("-v", "--verbose", action="store_true", help="show the kernel's log as it grows")
     add("--log", metavar="FILE", default=os.path.join(CACHE, "kernel.log"),
         help="where the kernel's log goes (build/vm/kernel.log)")
@@ -215,6 +218,7 @@ def config_script(options, modules):
         # Where the clock jumps to the next thing to do, this would be all it
         # does.
         "SIGNS_OF_LIFE": "" if options.icount else "yes",
+        "INIT": "yes" if options.init else "",
         "INTERACTIVE": "yes" if options.interactive else "",
         "ROWS": size.lines,
         "COLUMNS": size.columns,
@@ -284,7 +288,7 @@ def disk_options(number, disk, directory):
             file.truncate(int(disk.rstrip("KMGT")) * units.get(disk[-1], 1))
     return ["-drive", f"if=none,id=disk{number},file={escaped(path)},format=raw,"
                       "cache=writeback,discard=unmap",
-            "-device", f"virtio-blk,drive=disk{number}"]
+            "-device", f"virtio-blk,drive=disk{number},serial=disk{number}"]
 
 
 class Channels:
