@@ -66,6 +66,12 @@ enum result do_abort(const struct request *rq);
 
 enum result do_monitor(const struct request *rq);
 
+/*
+ * For systemd, at shutdown: dmeventd watches no clone any more.  Descriptions say
+ * what they said.
+ */
+enum result do_unmonitor(const struct request *rq);
+
 /* For dmeventd's plugin: something has happened to a clone, see monitor.h. */
 enum result do_event(const struct request *rq);
 

@@ -72,6 +72,7 @@ static const struct action {
 static const struct action hidden[] = {
 	{ "udev", "MAJOR:MINOR", 1, 1, "", do_udev, "" },
 	{ "event", "NAME WHAT", 2, 2, "", do_event, "" },
+	{ "unmonitor", "", 0, 0, "", do_unmonitor, "" },
 };
 
 static const struct option options[] = {

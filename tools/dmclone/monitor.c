@@ -74,6 +74,20 @@ static bool change(const char *name, const char *plugin, bool on)
 	return done;
 }
 
+/*
+ * dmeventd does not end while it watches something: a machine that is shut down
+ * would wait for it until systemd kills it.  This unit does nothing but call
+ * "dmclone unmonitor" before.
+ */
+static void prepare_shutdown(void)
+{
+	static const char *const command =
+		"systemctl --no-block start dmclone-monitor.service 2>/dev/null";
+
+	if (!access("/run/systemd/system", F_OK) && system(command))
+		warn("cannot start dmclone-monitor.service: shutting down may wait for dmeventd");
+}
+
 static enum result start_watch(const char *name)
 {
 	char plugin[PATH_MAX];
@@ -89,6 +103,7 @@ static enum result start_watch(const char *name)
 	if (!change(name, plugin, true))
 		return fail(BAD_DEVICE,
 			    "dmeventd does not monitor '%s': %s", name, table_last_words());
+	prepare_shutdown();
 
 	return DONE;
 }
@@ -181,6 +196,29 @@ enum result do_monitor(const struct request *rq)
 		change(name, plugin, false);
 
 	return DONE;
+}
+
+/* unmonitor ------------------------------------------------------------- */
+
+static enum result forget(const char *name, void *plugin)
+{
+	struct mapping map;
+
+	if (!table_read(name, &map) && *map.uuid && table_find(&map, "clone"))
+		change(name, plugin, false);
+
+	return DONE;
+}
+
+enum result do_unmonitor(const struct request *rq)
+{
+	char plugin[PATH_MAX];
+
+	(void)rq;
+	if (!daemon_runs() || !find_plugin(plugin))
+		return DONE;
+
+	return table_for_each(forget, plugin);
 }
 
 /* event ----------------------------------------------------------------- */

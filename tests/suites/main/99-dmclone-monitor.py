@@ -136,6 +136,11 @@ def _(t):
     vol("monitor")
     if vol.described_state()["monitor"] != "yes":
         raise Failure("it is not described as watched")
+    # As at shutdown, where it is to be watched again after the next boot
+    run(t, "unmonitor")
+    t.until(lambda: log.count(f"clone {vol.name}: no longer monitored") == 2, "forgotten")
+    if vol.described_state()["monitor"] != "yes":
+        raise Failure("it is described as one that is not watched")
     run(t, "monitor", "no-such-clone", code=PARAMETER, says="no clone")
 
     clone = t.idle_clone(size=SIZE)
