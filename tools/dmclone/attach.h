@@ -27,7 +27,7 @@ bool loop_find(const char *file, char *name, size_t room);
 /* What a driver needs that is not built in; that it fails shows soon enough. */
 void load_module(const char *name);
 
-bool nbd_is_uri(const char *text);
+bool is_nbd_uri(const char *text);
 enum result nbd_attach(const char *uri, struct attached *nbd);
 
 /*

@@ -42,7 +42,7 @@
 #define LOOK		2000		/* ms: is the device still connected? */
 #define MAX_EXTENT	UINT32_C(0x40000000)	/* bytes, of one question */
 
-bool nbd_is_uri(const char *text)
+bool is_nbd_uri(const char *text)
 {
 	return strstr(text, "://") && !strncmp(text, "nbd", 3);
 }

@@ -59,7 +59,7 @@ static enum result await_volumes(struct opening *o)
 /* A server may come later than the network. */
 static enum result await_source(struct opening *o)
 {
-	bool is_nbd = nbd_is_uri(o->conf.source);
+	bool is_nbd = is_nbd_uri(o->conf.source);
 	enum result r;
 
 	if (!is_nbd)

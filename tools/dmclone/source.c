@@ -36,7 +36,7 @@ static enum result attach(const char *text, struct source *source)
 	char *path;
 
 	snprintf(source->text, sizeof(source->text), "%s", text);
-	if (nbd_is_uri(text)) {
+	if (is_nbd_uri(text)) {
 		source->kind = SOURCE_NBD;
 		return nbd_attach(text, &source->attached);
 	}
