@@ -124,6 +124,17 @@ static enum result hash_part(const struct source *source, gcry_md_hd_t digest,
 	return DONE;
 }
 
+/* The kernel reads no more than this for one request to read ahead. */
+#define READ_AHEAD	(128 * KIB)
+
+static void read_ahead(int fd, uint64_t offset)
+{
+	uint64_t end = offset + MIB;
+
+	for (; offset < end; offset += READ_AHEAD)
+		posix_fadvise(fd, offset, READ_AHEAD, POSIX_FADV_WILLNEED);
+}
+
 /*
  * Where the samples are, in bytes: first, last and random MiB.  A slow source is
  * asked for all of them at once: one after the other its delays would add up.
@@ -139,7 +150,7 @@ static unsigned int choose_parts(const struct source *source, uint64_t seed,
 	while (parts > 2 && nr < RANDOM_PARTS + 2)
 		offsets[nr++] = next_random(&seed) % parts * MIB;
 	for (i = 0; i < nr; i++)
-		posix_fadvise(source->attached.fd, offsets[i], MIB, POSIX_FADV_WILLNEED);
+		read_ahead(source->attached.fd, offsets[i]);
 
 	return nr;
 }
