@@ -38,6 +38,7 @@ struct request {
 	bool progress_json;
 	bool no_wait;
 	bool zero_tail;
+	bool lvm_filter;
 	bool auto_finish;
 	bool off;
 	bool file;
@@ -135,6 +136,9 @@ enum result take_region_size(const struct request *rq, uint64_t sectors, uint64_
 
 /* Is that the mapped device of the clone, or what it has become? */
 bool mapping_is_of(const struct mapping *map, const struct conf *conf);
+
+/* Print the lines for lvm.conf that hide what clones are made of. */
+enum result say_lvm_filter(void);
 
 /* The rate in KiB/s, 0 for "none". */
 enum result parse_rate(const char *text, uint64_t *rate);

@@ -35,7 +35,7 @@ static const struct action {
 	  "open a clone again, after a reboot" },
 	{ "close", "NAME | --all", 1, 1, "a", do_close,
 	  "close a clone; it can be opened again" },
-	{ "status", "[NAME]", 0, 1, "jw", do_status,
+	{ "status", "[NAME]", 0, 1, "jwv", do_status,
 	  "how far it is" },
 	{ "wait", "NAME", 1, 1, "p", do_wait,
 	  "until all is in the destination" },
@@ -96,6 +96,7 @@ static const struct option options[] = {
 	{ "auto-finish", no_argument, NULL, 'A' },
 	{ "exec", required_argument, NULL, 'x' },
 	{ "off", no_argument, NULL, 'O' },
+	{ "lvm-filter", no_argument, NULL, 'v' },
 	{ "output", required_argument, NULL, 'o' },
 	{ "list", required_argument, NULL, 'L' },
 	{ "first", required_argument, NULL, '1' },
@@ -124,6 +125,7 @@ static const char *const option_help =
 	"  --all                 all clones that have a description\n"
 	"  --wait-for-devices    of open: for a minute and a half, if some are not there yet\n"
 	"  --json, --watch       of status: for programs; redraw it each second\n"
+	"  --lvm-filter          of status: lines for lvm.conf, of all clones\n"
 	"  --progress-json       of wait, finish and adopt: a line of JSON twice a second\n"
 	"  --no-wait             of finish: fail if it is not done\n"
 	"  --zero-tail           of grow: what the rest held before is overwritten\n"
@@ -241,6 +243,9 @@ static void take_option(struct command *c, int letter)
 		break;
 	case 'x':
 		rq->exec = optarg;
+		break;
+	case 'v':
+		rq->lvm_filter = true;
 		break;
 	case 'O':
 		rq->off = true;

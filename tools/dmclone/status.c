@@ -234,6 +234,8 @@ enum result do_status(const struct request *rq)
 {
 	enum result r;
 
+	if (rq->lvm_filter)
+		return say_lvm_filter();
 	if (!rq->watch)
 		return show_once(rq);
 	do {

@@ -10,7 +10,7 @@ import subprocess
 
 from lib.blk import FORMER, MIB, SOURCE
 from lib.disks import modprobe, scsi_debug
-from lib.dmclone import STOPPED, Volume
+from lib.dmclone import STOPPED, Volume, run
 from lib.errors import Failure
 from lib.framework import test
 
@@ -98,6 +98,14 @@ class Lvm:
                   'activation{udev_sync=0 udev_rules=0 verify_udev_operations=0}')
         return self._t.run("lvm", command, "--config", config, *words).stdout
 
+    def volumes(self, config):
+        """Physical volumes among all mapped devices, by this configuration."""
+        config = config.replace("devices {", 'devices { filter=["r|^/dev/ram|","a|.*|"] '
+                                'scan=["/dev"] use_devicesfile=0 '
+                                'obtain_device_list_from_udev=0', 1)
+        return self._t.run("lvm", "pvs", "--noheadings", "-o", "pv_name", "--config",
+                           config).stdout.split()
+
     # As a disk of the context
 
     def heal(self):
@@ -130,6 +138,11 @@ def _(t):
 
     vol.create("--no-hydration")
     lvm.device = f"/dev/mapper/{vol.name}"
+    if lvm.volumes("devices {\n}") == [lvm.device]:
+        raise Failure("LVM finds the clone alone without a filter, too")
+    found = lvm.volumes(run(t, "status", "--lvm-filter"))
+    if found != [lvm.device]:
+        raise Failure(f"with dmclone's filter LVM finds {found}")
     lvm("vgchange", "-q", "-ay", "vgclone")
     tree.where = where = t.mount(volume, "ext4")
     vol("hydrate", "--file", f"{where}/file4", says="of it are missing")

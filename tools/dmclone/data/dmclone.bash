@@ -27,7 +27,7 @@ _dmclone_words()
 		;;
 	open) _dmclone_names; echo --all --force --wait-for-devices ;;
 	close) _dmclone_names; echo --all ;;
-	status) _dmclone_names; echo --json --watch ;;
+	status) _dmclone_names; echo --json --watch --lvm-filter ;;
 	wait) _dmclone_names; echo --progress-json ;;
 	finish) _dmclone_names; echo --no-wait --progress-json ;;
 	adopt)
