@@ -216,6 +216,33 @@ def loop_over(path, depth=None):
     return Backing(node, end=end)
 
 
+class ScsiDisk:
+    """A disk of scsi_debug without a mapped device over it: it can have partitions. It
+    is zeroed, as scsi_debug gives a new disk the memory of one that is gone."""
+
+    REREAD_PARTITIONS = 0x125f
+
+    def __init__(self, sectors):
+        self._backing = scsi_debug(sectors)
+        self.path = self._backing.path
+        with Block(self.path) as block:
+            block.fill(0)
+            fcntl.ioctl(block.fd, self.REREAD_PARTITIONS)
+
+    def partitions(self):
+        name = os.path.basename(self.path)
+        return sorted(entry for entry in os.listdir(f"/sys/block/{name}")
+                      if entry.startswith(name))
+
+    # As a disk of the context
+
+    def heal(self):
+        pass
+
+    def close(self):
+        self._backing.close()
+
+
 class Disk:
     """A device that a test can hold, make fail, or slow down."""
 

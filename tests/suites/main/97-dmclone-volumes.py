@@ -9,7 +9,7 @@ import signal
 import subprocess
 
 from lib.blk import FORMER, MIB, SOURCE
-from lib.disks import modprobe, scsi_debug
+from lib.disks import ScsiDisk, modprobe
 from lib.dmclone import STOPPED, Volume, run
 from lib.errors import Failure
 from lib.framework import test
@@ -163,33 +163,12 @@ def _(t):
     lvm("vgchange", "-q", "-an", "vgclone")
 
 
-class RealDisk:
-    """A SCSI disk without a mapped device over it: it can have partitions."""
-
-    def __init__(self):
-        self._backing = scsi_debug(8 * MIB)
-        self.path = self._backing.path
-
-    def partitions(self):
-        name = os.path.basename(self.path)
-        return sorted(entry for entry in os.listdir(f"/sys/block/{name}")
-                      if entry.startswith(name))
-
-    # As a disk of the context
-
-    def heal(self):
-        pass
-
-    def close(self):
-        self._backing.close()
-
-
 @test("a disk with partitions is cloned as a whole, and once the clone is gone the kernel "
       "knows those of the destination")
 def _(t):
     if not shutil.which("sfdisk"):
         t.skip("there is no sfdisk")
-    source, dest = t.add_disk(RealDisk()), t.add_disk(RealDisk())
+    source, dest = t.add_disk(ScsiDisk(8 * MIB)), t.add_disk(ScsiDisk(8 * MIB))
     subprocess.run(["sfdisk", "-q", source.path], input="label: gpt\n,2M\n,2M\n", text=True,
                    check=True, capture_output=True)
     t.until(lambda: len(source.partitions()) == 2, "the kernel knows the source's partitions")

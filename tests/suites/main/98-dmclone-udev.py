@@ -8,28 +8,12 @@ import uuid
 
 from lib import dmclone
 from lib.blk import MIB
-from lib.disks import scsi_debug
+from lib.disks import ScsiDisk
 from lib.errors import Failure
 from lib.framework import test
 from lib.udev import Udev
 
 SIZE = 4 * MIB
-
-
-class RealDisk:
-    """A SCSI disk without a mapped device over it, as other disks of tests have."""
-
-    def __init__(self):
-        self._backing = scsi_debug(SIZE)
-        self.path = self._backing.path
-
-    # As a disk of the context
-
-    def heal(self):
-        pass
-
-    def close(self):
-        self._backing.close()
 
 
 class Reader:
@@ -55,7 +39,7 @@ def _(t, kind):
     number = str(uuid.UUID(int=t.rng.getrandbits(128), version=4))
     source, meta = t.disk(SIZE, what="source", fill=0), t.metadata()
     if kind == "SCSI disk":
-        dest = t.add_disk(RealDisk())
+        dest = t.add_disk(ScsiDisk(SIZE))
     else:
         dest = t.disk(SIZE, what="dest", fill=0)
     udev = t.add_disk(Udev(t))
