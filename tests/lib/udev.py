@@ -9,6 +9,7 @@ from lib import dmclone
 from lib.errors import Failure
 
 DAEMON = "/lib/systemd/systemd-udevd"
+CONTROL = "/run/udev/control"
 RULES = "/run/udev/rules.d"
 RULE = os.path.join(dmclone.HERE, "../../tools/dmclone/data/61-dmclone.rules")
 
@@ -27,9 +28,14 @@ class Udev:
                 text = f.read().replace("@SBINDIR@", os.path.dirname(dmclone.PROGRAM))
             with open(f"{RULES}/61-dmclone.rules", "w", encoding="utf-8") as f:
                 f.write(text)
+        # One that has ended leaves it.
+        if os.path.exists(CONTROL):
+            os.unlink(CONTROL)
         self._daemon = subprocess.Popen([DAEMON], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        t.until(lambda: os.path.exists("/run/udev/control"), "udev's start")
+        t.until(lambda: os.path.exists(CONTROL), "udev's start")
+        # It hears of devices only when it answers.
+        t.run("udevadm", "control", "--ping", timeout=61)
 
     def settle(self):
         self.t.run("udevadm", "settle", f"--timeout={60 * self.t.patience:.0f}",
