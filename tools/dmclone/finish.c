@@ -278,17 +278,23 @@ static enum result check_unused(const struct mapping *map, const char *name)
 		    name);
 }
 
+static enum result read_unused(const char *name, struct conf *conf, struct mapping *map)
+{
+	enum result r = read_locked(name, conf);
+
+	if (!r)
+		r = read_mapping(conf, map);
+
+	return r ? r : check_unused(map, name);
+}
+
 enum result do_remove(const struct request *rq)
 {
 	struct mapping map;
 	struct conf conf;
 	enum result r;
 
-	r = read_locked(rq->arguments[0], &conf);
-	if (!r)
-		r = read_mapping(&conf, &map);
-	if (!r)
-		r = check_unused(&map, conf.name);
+	r = read_unused(rq->arguments[0], &conf, &map);
 	if (!r)
 		r = settle(&conf);
 	if (!r && map.live && !*conf.lv)
@@ -382,11 +388,7 @@ enum result do_abort(const struct request *rq)
 	struct conf conf;
 	enum result r;
 
-	r = read_locked(rq->arguments[0], &conf);
-	if (!r)
-		r = read_mapping(&conf, &map);
-	if (!r)
-		r = check_unused(&map, conf.name);
+	r = read_unused(rq->arguments[0], &conf, &map);
 	if (!r && *conf.lv && !map.live && conf.state == LIVE && !rq->force)
 		r = lvm_activate(&conf);
 	if (!r)

@@ -263,23 +263,25 @@ void lvm_deactivate(const struct conf *conf)
 		warn("the volumes of '%s' stay active", conf->name);
 }
 
+/* An earlier run may have been killed after it. */
+static enum result remove_if_there(const struct volumes *v, const char *lv)
+{
+	bool found;
+	enum result r = look_for(v, lv, &found);
+
+	return r || !found ? r : lvm(NULL, 0, "lvremove", "-y", lv, NULL);
+}
+
 enum result lvm_remove(const struct conf *conf)
 {
 	struct volumes v;
-	bool found;
 	enum result r;
 
 	r = split(conf->lv, &v);
 	if (!r)
-		r = look_for(&v, v.metadata, &found);
-	if (!r && found)
-		r = lvm(NULL, 0, "lvremove", "-y", v.metadata, NULL);
-	if (!r)
-		r = look_for(&v, v.destination, &found);
-	if (!r && found)
-		r = lvm(NULL, 0, "lvremove", "-y", v.destination, NULL);
+		r = remove_if_there(&v, v.metadata);
 
-	return r;
+	return r ? r : remove_if_there(&v, v.destination);
 }
 
 /* Making ---------------------------------------------------------------- */
@@ -539,7 +541,6 @@ static enum result end_locked(const struct conf *conf, const struct volumes *v)
 enum result lvm_end(const struct conf *conf)
 {
 	struct volumes v;
-	bool found;
 	enum result r;
 	int lock;
 
@@ -555,10 +556,6 @@ enum result lvm_end(const struct conf *conf)
 		r = lvm(NULL, 0, "lvchange", "-ay", v.whole, NULL);
 	if (!r)
 		r = lvm(NULL, 0, "lvchange", "--refresh", v.whole, NULL);
-	if (!r)
-		r = look_for(&v, v.metadata, &found);
-	if (!r && found)
-		r = lvm(NULL, 0, "lvremove", "-y", v.metadata, NULL);
 
-	return r;
+	return r ? r : remove_if_there(&v, v.metadata);
 }

@@ -108,6 +108,14 @@ static enum result start_watch(const char *name)
 	return DONE;
 }
 
+static void stop_watch(const char *name)
+{
+	char plugin[PATH_MAX];
+
+	if (daemon_runs() && find_plugin(plugin))
+		change(name, plugin, false);
+}
+
 /* dmeventd (of lvm2 2.03.16) dies of a device without a UUID. */
 static bool can_be_watched(const struct conf *conf)
 {
@@ -124,11 +132,9 @@ void monitor_start(const struct conf *conf)
 
 void monitor_stop(const struct conf *conf)
 {
-	char plugin[PATH_MAX];
-
 	/* dmeventd forgets by itself, but later, devices that are gone. */
-	if (can_be_watched(conf) && daemon_runs() && find_plugin(plugin))
-		change(conf->name, plugin, false);
+	if (can_be_watched(conf))
+		stop_watch(conf->name);
 }
 
 /* monitor --------------------------------------------------------------- */
@@ -175,7 +181,6 @@ static enum result refuse_to_watch(const char *name)
 enum result do_monitor(const struct request *rq)
 {
 	const char *name = rq->arguments[0];
-	char plugin[PATH_MAX];
 	struct live live;
 	enum result r;
 
@@ -192,8 +197,7 @@ enum result do_monitor(const struct request *rq)
 		return refuse_to_watch(name);
 	if (!rq->off)
 		return start_watch(name);
-	if (daemon_runs() && find_plugin(plugin))
-		change(name, plugin, false);
+	stop_watch(name);
 
 	return DONE;
 }
